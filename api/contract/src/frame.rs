@@ -63,6 +63,19 @@ impl FrameError {
     }
 }
 
+/// The bytes of a frame that carries no descriptors, for whoever writes them by other means.
+pub fn encode(bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
+    let too_large = || FrameError::TooLarge { found: bytes.len(), limit: FRAME_BYTES_MAX };
+    if bytes.len() > FRAME_BYTES_MAX {
+        return Err(too_large());
+    }
+    let length = u32::try_from(bytes.len()).map_err(|_over| too_large())?;
+    let mut message = Vec::with_capacity(HEADER_BYTES + bytes.len());
+    message.extend_from_slice(&length.to_be_bytes());
+    message.extend_from_slice(bytes);
+    Ok(message)
+}
+
 /// Sends one frame. On a blocking socket it returns when all is sent; on a non-blocking one it
 /// waits for room up to the socket's own patience, so keep such frames short.
 pub fn write_frame(
@@ -70,17 +83,10 @@ pub fn write_frame(
     bytes: &[u8],
     fds: &[BorrowedFd<'_>],
 ) -> Result<(), FrameError> {
-    if bytes.len() > FRAME_BYTES_MAX {
-        return Err(FrameError::TooLarge { found: bytes.len(), limit: FRAME_BYTES_MAX });
-    }
     if fds.len() > FRAME_FDS_MAX {
         return Err(FrameError::TooManyFds);
     }
-    let length = u32::try_from(bytes.len())
-        .map_err(|_over| FrameError::TooLarge { found: bytes.len(), limit: FRAME_BYTES_MAX })?;
-    let mut message = Vec::with_capacity(HEADER_BYTES + bytes.len());
-    message.extend_from_slice(&length.to_be_bytes());
-    message.extend_from_slice(bytes);
+    let message = encode(bytes)?;
     let mut sent = 0;
     while let Some(rest) = message.get(sent..).filter(|rest| !rest.is_empty()) {
         let first = if sent == 0 { fds } else { &[] };

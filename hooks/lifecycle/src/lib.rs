@@ -12,5 +12,45 @@
 
 pub mod facts;
 
-/// How far the wall clock may be behind the highest `iat` seen, seconds (rule 1).
+mod decide;
+mod image;
+mod lease;
+mod policy;
+mod project;
+mod seccomp;
+mod spec;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use decide::admit;
+pub use spec::process_identity;
+
+/// How far the wall clock may be behind the highest `iat` seen, seconds (rule 1). The same
+/// tolerance holds for every comparison of this node's wall clock with another machine's.
 pub const FLOOR_TOLERANCE_SECONDS: i64 = 30;
+/// Longest `config.json`.
+pub const CONFIG_BYTES_MAX: usize = 1 << 20;
+/// Longest lifetime that a lease may claim, seconds: a day.
+pub const LIFETIME_SECONDS_MAX: u64 = 86_400;
+/// Smallest share of a processor that can be enforced, thousandths: the kernel's shortest quota is
+/// 1 ms of a 100 ms period.
+pub const CPU_MILLIS_MIN: u32 = 10;
+/// The capabilities that containerd gives by default: a specification that names no others demands
+/// nothing, and a lease can name no others. Sorted.
+pub const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];

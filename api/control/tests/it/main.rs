@@ -1,0 +1,9 @@
+//! The service from outside: real TLS, real gRPC, the real program where it is killed.
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod kill;
+#[cfg(test)]
+mod service;

@@ -1,0 +1,173 @@
+//! The specification: read strictly, judged whole, and reduced to what a projection needs.
+//!
+//! Rule 3: an explicit demand for more than the lease gives is refused; what is absent or weaker
+//! than it should be is set, and noted in [`Judged::tightened`]. Nothing of the input reaches the
+//! projection but what is in [`Judged`].
+
+mod linux;
+mod mounts;
+mod process;
+mod raw;
+mod resources;
+
+use std::collections::BTreeMap;
+
+use nimbus_api::id::ContainerKey;
+use nimbus_api::lease::LeaseClaims;
+use nimbus_api::process::ProcessIdentity;
+use nimbus_api::strict_json::{self, Limits, StrictJsonError};
+use nimbus_api::{Refusal, RefusalCode};
+
+use crate::CONFIG_BYTES_MAX;
+pub(crate) use mounts::STANDARD_MOUNTS;
+pub(crate) use process::Nofile;
+
+/// Prefix of annotations by which other runtimes are told to inject devices.
+const CDI_PREFIX: &str = "cdi.k8s.io/";
+/// Longest host name that the kernel takes.
+const HOSTNAME_BYTES_MAX: usize = 64;
+
+/// What a specification has been reduced to. Every field has been judged.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) process: ProcessIdentity,
+    pub(crate) umask: Option<u32>,
+    pub(crate) nofile: Nofile,
+    /// Sorted, without repetition: what both the lease and the specification name.
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) oom_score_adj: Option<i64>,
+    pub(crate) read_only: bool,
+    pub(crate) hostname: String,
+    pub(crate) sysctl: BTreeMap<String, String>,
+    pub(crate) cgroups_path: String,
+    /// Beyond our own.
+    pub(crate) masked_paths: Vec<String>,
+    /// Beyond our own.
+    pub(crate) readonly_paths: Vec<String>,
+    pub(crate) tightened: Vec<String>,
+}
+
+/// What was set by us because it was absent or weaker, each once.
+#[derive(Debug, Default)]
+pub(crate) struct Tightened(Vec<String>);
+
+impl Tightened {
+    pub(crate) fn note(&mut self, what: &str) {
+        if !self.0.iter().any(|known| known == what) {
+            self.0.push(what.to_owned());
+        }
+    }
+
+    pub(crate) fn note_if(&mut self, weaker: bool, what: &str) {
+        if weaker {
+            self.note(what);
+        }
+    }
+}
+
+/// argv, environment, directory and user that a `config.json` asks for, as leases name them.
+/// Reads strictly, judges nothing.
+pub fn process_identity(config_json: &[u8]) -> Result<ProcessIdentity, Refusal> {
+    let spec = parse(config_json)?;
+    let process = spec.process.ok_or_else(|| malformed("process is missing"))?;
+    Ok(process::identity(&process))
+}
+
+pub(crate) fn judge(
+    config_json: &[u8],
+    container: &ContainerKey,
+    claims: &LeaseClaims,
+) -> Result<Judged, Refusal> {
+    let spec = parse(config_json)?;
+    if !spec.oci_version.starts_with("1.") {
+        return Err(malformed(&format!("ociVersion {:?}", spec.oci_version)));
+    }
+    if spec.hooks.is_some() {
+        return Err(RefusalCode::SpecHooksPresent.into());
+    }
+    if let Some(name) = spec.annotations.keys().find(|name| name.starts_with(CDI_PREFIX)) {
+        return Err(Refusal::with(RefusalCode::DeviceNotLeased, format!("annotation {name:?}")));
+    }
+    let process = spec.process.ok_or_else(|| malformed("process is missing"))?;
+    let root = spec.root.ok_or_else(|| malformed("root is missing"))?;
+    let linux = spec.linux.ok_or_else(|| malformed("linux is missing"))?;
+    check_root(&root.path)?;
+
+    let mut tightened = Tightened::default();
+    let kernel = linux::judge(&linux, container, &mut tightened)?;
+    mounts::judge(&spec.mounts, &mut tightened)?;
+    resources::judge(linux.resources.as_ref(), &claims.resources, &mut tightened)?;
+    let task = process::judge(&process, &claims.capabilities, &mut tightened)?;
+    let hostname = hostname(spec.hostname.as_deref(), container, &mut tightened)?;
+    tightened.note_if(spec.domainname.is_some(), "domainname: not set");
+
+    let identity = process::identity(&process);
+    if identity.digest() != claims.process_sha256 {
+        return Err(RefusalCode::LeaseWrongProcess.into());
+    }
+    Ok(Judged {
+        process: identity,
+        umask: process.user.umask,
+        nofile: task.nofile,
+        capabilities: task.capabilities,
+        oom_score_adj: process.oom_score_adj.filter(|adjust| *adjust > 0),
+        read_only: root.readonly,
+        hostname,
+        sysctl: linux.sysctl,
+        cgroups_path: kernel.cgroups_path,
+        masked_paths: linux.masked_paths,
+        readonly_paths: linux.readonly_paths,
+        tightened: tightened.0,
+    })
+}
+
+fn parse(config_json: &[u8]) -> Result<raw::Spec, Refusal> {
+    strict_json::parse(config_json, Limits::bytes(CONFIG_BYTES_MAX)).map_err(|error| {
+        let code = match &error {
+            StrictJsonError::TooLarge { .. } => RefusalCode::SpecTooLarge,
+            _ if error.is_duplicate_key() => RefusalCode::SpecDuplicateKey,
+            StrictJsonError::Shape(source) if source.to_string().starts_with("unknown field") => {
+                RefusalCode::SpecUnknownField
+            }
+            StrictJsonError::Shape(_) | StrictJsonError::Malformed(_) => RefusalCode::SpecMalformed,
+        };
+        Refusal::with(code, nimbus_api::error::Chain(&error))
+    })
+}
+
+fn malformed(found: &str) -> Refusal {
+    Refusal::with(RefusalCode::SpecMalformed, found)
+}
+
+/// The bundle's own rootfs, by the names that containerd's clients give it. It is never mounted.
+fn check_root(path: &str) -> Result<(), Refusal> {
+    let absolute = path.starts_with('/') && path.ends_with("/rootfs");
+    if path == "rootfs" || (absolute && is_clean(path)) {
+        return Ok(());
+    }
+    Err(Refusal::with(RefusalCode::SpecRootfsForbidden, format!("root.path is {path:?}")))
+}
+
+fn hostname(
+    given: Option<&str>,
+    container: &ContainerKey,
+    tightened: &mut Tightened,
+) -> Result<String, Refusal> {
+    let Some(name) = given.filter(|name| !name.is_empty()) else {
+        tightened.note("hostname: the container's id");
+        let own = container.id.as_str();
+        return Ok(own.get(..HOSTNAME_BYTES_MAX).unwrap_or(own).to_owned());
+    };
+    let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    if name.len() > HOSTNAME_BYTES_MAX || !name.bytes().all(word) {
+        return Err(malformed(&format!("hostname {name:?}")));
+    }
+    Ok(name.to_owned())
+}
+
+/// Absolute, without empty, `.` or `..` components, and without NUL.
+fn is_clean(path: &str) -> bool {
+    path.strip_prefix('/').is_some_and(|rest| {
+        rest.split('/').all(|part| !matches!(part, "" | "." | "..")) && !rest.contains('\0')
+    })
+}

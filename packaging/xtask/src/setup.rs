@@ -1,0 +1,142 @@
+//! `cargo xtask setup`: the Debian packages that building and testing need.
+//!
+//! Intent: one table, each package with its reason; nothing is installed that is there. No service
+//! is started or enabled: maintainer scripts are told so by a `policy-rc.d` that is removed again,
+//! and what they have enabled all the same is disabled where systemd runs.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::run::{RunError, complain, run, say};
+
+/// Debian packages, and what each is for.
+const PACKAGES: &[(&str, &str)] = &[
+    ("gcc", "builds aws-lc, SQLite and zstd, and links"),
+    ("libc6-dev", "headers for the same"),
+    ("protobuf-compiler", "build script of the crate containerd-client"),
+    ("libprotobuf-dev", "google/protobuf/*.proto for the same"),
+    ("containerd", "the containerd that the lanes drive, and ctr"),
+    ("runc", "peer of the benchmarks"),
+    ("crun", "peer of the benchmarks"),
+    ("docker-registry", "the loopback registry of the lanes"),
+    ("busybox-static", "the root file system of test images"),
+    ("util-linux", "unshare, for crun on hosts with hybrid cgroups"),
+    ("ca-certificates", "cargo's downloads"),
+];
+/// Services that come with them.
+const SERVICES: &[&str] = &["containerd", "docker-registry"];
+/// Where maintainer scripts ask whether they may start a service.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Installs what is missing.
+pub(crate) fn setup() -> Result<(), RunError> {
+    components()?;
+    let missing = missing()?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for (name, reason) in PACKAGES.iter().filter(|(name, _)| missing.contains(name)) {
+        say(format_args!("needs {name}: {reason}"));
+    }
+    let guard = NoServices::enter()?;
+    let done = install(&missing);
+    guard.close()?;
+    done
+}
+
+fn missing() -> Result<Vec<&'static str>, RunError> {
+    let mut missing = Vec::new();
+    for (name, _reason) in PACKAGES {
+        let mut query = Command::new("dpkg-query");
+        query.args(["-W", "-f=${Status}", name]).stderr(Stdio::null());
+        let answer = query
+            .output()
+            .map_err(|source| RunError::Start { program: "dpkg-query".into(), source })?;
+        if answer.stdout != b"install ok installed" {
+            missing.push(*name);
+        }
+    }
+    Ok(missing)
+}
+
+fn install(missing: &[&str]) -> Result<(), RunError> {
+    let mut install = apt(&["install", "--yes", "--no-install-recommends"]);
+    install.args(missing);
+    if run(&mut install).is_err() {
+        // The package lists may be old or absent: one update, one more try.
+        run(&mut apt(&["update"]))?;
+        run(&mut install)?;
+    }
+    if Path::new("/run/systemd/system").is_dir() {
+        for service in SERVICES.iter().filter(|service| missing.contains(service)) {
+            run(&mut root("systemctl", &["disable", service]))?;
+        }
+    }
+    Ok(())
+}
+
+fn apt(args: &[&str]) -> Command {
+    let mut command = root("env", &["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
+    command.args(args);
+    command
+}
+
+/// A command as root: directly, or by sudo.
+fn root(program: &str, args: &[&str]) -> Command {
+    let id = Command::new("id").arg("-u").output();
+    let is_root = id.is_ok_and(|answer| answer.stdout.trim_ascii() == b"0");
+    let mut command = Command::new(if is_root { program } else { "sudo" });
+    if !is_root {
+        command.arg(program);
+    }
+    command.args(args);
+    command
+}
+
+/// rustfmt and clippy.
+fn components() -> Result<(), RunError> {
+    let present = |name: &str| {
+        let mut probe = Command::new("cargo");
+        probe.args([name, "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    };
+    if present("fmt") && present("clippy") {
+        return Ok(());
+    }
+    run(Command::new("rustup").args(["component", "add", "rustfmt", "clippy"]))
+}
+
+/// While it lives, maintainer scripts start no service.
+struct NoServices {
+    ours: bool,
+}
+
+impl NoServices {
+    fn enter() -> Result<Self, RunError> {
+        if Path::new(POLICY).exists() {
+            return Ok(Self { ours: false });
+        }
+        let script =
+            format!("umask 022; printf '#!/bin/sh\\nexit 101\\n' >{POLICY} && chmod 755 {POLICY}");
+        run(&mut root("sh", &["-c", &script]))?;
+        Ok(Self { ours: true })
+    }
+
+    fn close(mut self) -> Result<(), RunError> {
+        if !self.ours {
+            return Ok(());
+        }
+        self.ours = false;
+        run(&mut root("rm", &["-f", POLICY]))
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours
+            && let Err(error) = run(&mut root("rm", &["-f", POLICY]))
+        {
+            complain(format_args!("xtask: {POLICY} is left behind: {error}"));
+        }
+    }
+}

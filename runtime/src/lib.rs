@@ -1,0 +1,31 @@
+//! Makes, starts, signals and removes one contained job.
+//!
+//! Intent: everything that touches the kernel for a container happens here, in a process of its own
+//! that lives for one verb, has one thread, no environment and a deadline (rule 4). The request and
+//! its plan come over an inherited socket ([`serve`]); what the plan says is enforced, then proven
+//! (rule 5), and only then answered.
+//!
+//! Deliberately absent: decisions about whether a job may run, networks, registries, logs.
+#![deny(unsafe_code)]
+
+mod cgroup;
+mod create;
+mod delete;
+mod error;
+mod executor;
+mod identity;
+mod kill;
+mod layout;
+pub mod oci;
+mod proof;
+mod record;
+mod remove;
+mod report;
+mod rootfs;
+mod serve;
+mod spec;
+mod start;
+mod sys;
+
+pub use error::RuntimeError;
+pub use serve::{Exit, serve};

@@ -1,0 +1,215 @@
+//! The root of a container: an overlay of measured layers under a fresh upper, in a mount namespace
+//! of this process's own. Nothing is mounted in the host's.
+//!
+//! Layers come as detached mounts, lowest first, and are attached read-only. The upper is a tmpfs of
+//! the leased size whose pages count in the job's memory. `/dev`, `/proc` and `/sys` of the merged
+//! tree must be directories or absent: a symlink there would send libcontainer's nodes and mounts
+//! to wherever it points (CVE-2026-41579).
+#![forbid(unsafe_code)]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nimbus_api::RefusalCode;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, chmodat, fchmod, mkdirat, openat2};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_change,
+    mount_remount, move_mount, unmount,
+};
+use rustix::process::{chdir, fchdir};
+
+use crate::error::{Doing as _, RuntimeError};
+use crate::layout::Layout;
+
+/// Bytes of scratch space for each inode of it.
+const SCRATCH_BYTES_PER_INODE: u64 = 4096;
+/// The fewest inodes of a scratch space.
+const SCRATCH_INODES_MIN: u64 = 1024;
+/// Longest `/etc/passwd` that is read for a home directory.
+const PASSWD_BYTES_MAX: u64 = 1 << 20;
+/// What the overlay must not follow or make, whatever the kernel's default.
+const OVERLAY_FIXED: &str = "index=off,metacopy=off,redirect_dir=nofollow";
+const TREE_MODE: Mode = Mode::from_raw_mode(0o755);
+const MUST_BE_DIRECTORIES: [&str; 3] = ["dev", "proc", "sys"];
+
+/// Moves this process into a mount namespace of its own that tells the host's nothing.
+pub(crate) fn leave_host_mounts() -> Result<(), RuntimeError> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+        .doing("leave the host's mount namespace")?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).doing("make all mounts private")
+}
+
+/// Puts the root together and gives it back opened.
+pub(crate) fn assemble(
+    layout: &Layout,
+    layers: Vec<OwnedFd>,
+    scratch_bytes: u64,
+) -> Result<OwnedFd, RuntimeError> {
+    for dir in [layout.rootfs(), layout.stage()] {
+        mkdirat(CWD, &dir, Mode::RWXU).doing("make a mount point")?;
+    }
+    let inodes = (scratch_bytes / SCRATCH_BYTES_PER_INODE).max(SCRATCH_INODES_MIN);
+    let options = data(format!("mode=0700,size={scratch_bytes},nr_inodes={inodes}"))?;
+    let closed = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("tmpfs", layout.stage(), "tmpfs", closed, options.as_c_str())
+        .doing("mount the scratch space")?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let stage =
+        rustix::fs::open(layout.stage(), flags, Mode::empty()).doing("open the scratch space")?;
+    // Relative paths keep the options of many layers within the one page that the kernel takes.
+    fchdir(&stage).doing("enter the scratch space")?;
+    let mounted = overlay(layers, &layout.rootfs());
+    chdir("/").doing("leave the scratch space")?;
+    mounted?;
+    let root = rustix::fs::open(layout.rootfs(), flags, Mode::empty()).doing("open the root")?;
+    check_mount_points(&root)?;
+    Ok(root)
+}
+
+/// Runs in the scratch space.
+fn overlay(layers: Vec<OwnedFd>, root: &Path) -> Result<(), RuntimeError> {
+    let mut lower = String::new();
+    for (at, layer) in layers.into_iter().enumerate() {
+        let name = at.to_string();
+        mkdirat(CWD, &name, Mode::RWXU).doing("make a layer's mount point")?;
+        let from_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(layer.as_fd(), "", CWD, &name, from_descriptor).doing("attach a layer")?;
+        let closed = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(&name, closed, "").doing("make a layer read-only")?;
+        // The first in the list is the topmost.
+        lower = if lower.is_empty() { name } else { format!("{name}:{lower}") };
+    }
+    for dir in ["upper", "work"] {
+        mkdirat(CWD, dir, TREE_MODE).doing("make the upper")?;
+    }
+    let upper = rustix::fs::open(
+        "upper",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .doing("open the upper")?;
+    // Its mode becomes that of the container's `/`, whatever our umask.
+    fchmod(&upper, TREE_MODE).doing("set the mode of the root")?;
+    let options = data(format!("lowerdir={lower},upperdir=upper,workdir=work,{OVERLAY_FIXED}"))?;
+    let closed = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("overlay", root, "overlay", closed, options.as_c_str()).doing("mount the root")
+}
+
+fn data(text: String) -> Result<CString, RuntimeError> {
+    CString::new(text).map_err(std::io::Error::from).doing("write mount options")
+}
+
+/// Makes absent ones; refuses what is no directory.
+fn check_mount_points(root: &OwnedFd) -> Result<(), RuntimeError> {
+    for name in MUST_BE_DIRECTORIES {
+        let opened = match open_dir(root, name) {
+            Err(rustix::io::Errno::NOENT) => {
+                mkdirat(root, name, TREE_MODE).doing(format_args!("make /{name}"))?;
+                // Whatever our umask.
+                chmodat(root, name, TREE_MODE, AtFlags::empty()).doing("set its mode")?;
+                open_dir(root, name)
+            }
+            opened => opened,
+        };
+        match opened {
+            Ok(dir) => drop(dir),
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
+                let detail = format!("/{name} is not a directory");
+                return Err(RuntimeError::refused(RefusalCode::RootfsHostile, detail));
+            }
+            Err(error) => return Err(error).doing(format_args!("open /{name} of the root")),
+        }
+    }
+    Ok(())
+}
+
+fn open_dir(root: &OwnedFd, name: &str) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, name, flags, Mode::empty(), inside)
+}
+
+/// Makes a directory of the root where there is nothing, as images expect of their working directory.
+/// What is there already stays; whether it is a directory shows when it is entered.
+pub(crate) fn make_directory(root: &OwnedFd, path: &str) -> Result<(), RuntimeError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut reached = PathBuf::from("/");
+    let mut dir = openat2(root, "/", flags, Mode::empty(), inside).doing("open the root")?;
+    for part in Path::new(path).components() {
+        let Component::Normal(name) = part else { continue };
+        reached.push(name);
+        dir = match openat2(root, &reached, flags, Mode::empty(), inside) {
+            Ok(next) => next,
+            Err(rustix::io::Errno::NOENT) => {
+                match mkdirat(&dir, name, TREE_MODE) {
+                    // A link to nowhere: entering it will fail.
+                    Err(rustix::io::Errno::EXIST) => return Ok(()),
+                    made => made.doing("make the working directory")?,
+                }
+                openat2(root, &reached, flags, Mode::empty(), inside)
+                    .and_then(|made| {
+                        chmodat(&dir, name, TREE_MODE, AtFlags::empty()).map(|()| made)
+                    })
+                    .doing("open the working directory")?
+            }
+            Err(_no_directory) => return Ok(()),
+        };
+    }
+    Ok(())
+}
+
+/// Home directory of a user by the root's own `/etc/passwd`, `/` when it says nothing.
+///
+/// libcontainer would ask the C library, which loads the image's own NSS modules for an answer.
+pub(crate) fn home(root: &OwnedFd, uid: u32) -> String {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut text = String::new();
+    if let Ok(file) = openat2(root, "etc/passwd", flags, Mode::empty(), inside) {
+        let file = File::from(file);
+        if file.metadata().is_ok_and(|found| found.is_file()) {
+            file.take(PASSWD_BYTES_MAX).read_to_string(&mut text).unwrap_or_default();
+        }
+    }
+    home_in(&text, uid).unwrap_or_else(|| "/".to_owned())
+}
+
+fn home_in(passwd: &str, uid: u32) -> Option<String> {
+    let uid = uid.to_string();
+    let fields = |line: &str| {
+        let mut fields = line.split(':').skip(2);
+        (fields.next()? == uid).then_some(())?;
+        let home = fields.nth(2)?;
+        (home.starts_with('/') && !home.contains(char::is_control)).then(|| home.to_owned())
+    };
+    passwd.lines().find_map(fields)
+}
+
+/// Unmounts what this process has mounted, as far as it has come, so that the mount points can be
+/// removed from here too.
+pub(crate) fn disassemble(layout: &Layout) {
+    for dir in [layout.rootfs(), layout.stage()] {
+        // Not mounted, or never made: nothing to undo.
+        unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_is_found_by_number_and_only_if_it_is_a_path() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbad:x:7:7::relative:/\nu:x:1000:1000::/home/u:/\nshort:x:8\n";
+        assert_eq!(home_in(passwd, 0).as_deref(), Some("/root"));
+        assert_eq!(home_in(passwd, 1000).as_deref(), Some("/home/u"));
+        assert_eq!(home_in(passwd, 7), None);
+        assert_eq!(home_in(passwd, 8), None);
+        assert_eq!(home_in(passwd, 9), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! One request, one answer: the life of a `nimbus-runtime` process.
+//!
+//! It cleans itself up first (dies with its parent, closes what it did not ask for, private files,
+//! not dumpable, nothing blocked), reads one frame, does the verb under a deadline, answers one frame and
+//! ends.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::process::{ExitCode, Termination};
+
+use nimbus_api::frame::{Frame, FrameReader, write_frame};
+use nimbus_api::plan::{LAYERS_MAX, PLAN_BYTES_MAX, PLAN_VERSION, Plan};
+use nimbus_api::runtime::{RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb};
+use nimbus_api::strict_json::{self, Limits};
+use nimbus_api::{Digest, RefusalCode};
+use rustix::fs::Mode;
+use rustix::process::{DumpableBehavior, Signal};
+
+use crate::create::{Job, Root, create};
+use crate::error::{Doing as _, RuntimeError};
+use crate::layout::Layout;
+use crate::sys::seccomp::{INSTRUCTION_BYTES, INSTRUCTIONS_MAX, Program};
+use crate::sys::{fd, signal};
+use crate::{delete, kill, spec, start};
+
+/// Longest request: a plan and what names it.
+const REQUEST_BYTES_MAX: usize = PLAN_BYTES_MAX + (64 << 10);
+/// Seconds for a request to arrive and for its verb. After them blocked calls are interrupted, and
+/// what was begun is undone.
+const DEADLINE_SECONDS: u32 = 30;
+/// Descriptors of Create that are no layers: the filter, stdin, stdout, stderr.
+const FDS_BESIDE_LAYERS: usize = 4;
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The verb was done and the answer sent.
+    Done = 0,
+    /// It was not done; the answer says why.
+    Failed = 1,
+    /// There was no request to read, or no way to answer it.
+    Unheard = 2,
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        ExitCode::from(self as u8)
+    }
+}
+
+/// Serves the request on descriptor 3.
+pub fn serve() -> Exit {
+    let Ok(socket) = clean_up() else { return Exit::Unheard };
+    let reply = match FrameReader::with_limit(REQUEST_BYTES_MAX).read(&socket) {
+        Ok(frame) => answer(frame),
+        Err(error) => Err(RuntimeError::refused(RefusalCode::RuntimeFailed, error)),
+    };
+    let (reply, exit) = match reply {
+        Ok(reply) => (reply, Exit::Done),
+        Err(error) => (error.reply(), Exit::Failed),
+    };
+    let text = serde_json::to_vec(&reply).unwrap_or_default();
+    if write_frame(&socket, &text, &[]).is_err() { Exit::Unheard } else { exit }
+}
+
+/// Everything that an inherited process state could do to us.
+fn clean_up() -> Result<OwnedFd, RuntimeError> {
+    let parent = rustix::process::getppid();
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .doing("ask to die with the parent")?;
+    // Only a parent that was still there after asking will be noticed.
+    if rustix::process::getppid() != parent {
+        return Err(std::io::Error::other("it is gone")).doing("keep the parent");
+    }
+    let socket = fd::take_request().doing("take the request's descriptor")?;
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .doing("become undumpable")?;
+    nix::sys::signal::SigSet::empty().thread_set_mask().doing("unblock signals")?;
+    rustix::process::chdir("/").doing("leave the caller's directory")?;
+    signal::start_deadline(DEADLINE_SECONDS).doing("start the deadline")?;
+    Ok(socket)
+}
+
+fn answer(frame: Frame) -> Result<RuntimeReply, RuntimeError> {
+    let invalid = |detail: String| RuntimeError::refused(RefusalCode::RuntimeFailed, detail);
+    // libcontainer reads variables (LISTEN_FDS) that would let descriptors into the container.
+    if std::env::vars_os().next().is_some() || std::env::args_os().nth(1).is_some() {
+        return Err(invalid("started with arguments or an environment".into()));
+    }
+    let request: RuntimeRequest =
+        strict_json::parse(&frame.bytes, Limits::bytes(REQUEST_BYTES_MAX))
+            .map_err(|error| invalid(nimbus_api::error::Chain(&error).to_string()))?;
+    if request.version != RUNTIME_VERSION {
+        return Err(invalid(format!("found request version {}", request.version)));
+    }
+    let layout = Layout::new(&request.state_root, &request.container)?;
+    let creates = matches!(request.verb, RuntimeVerb::Create(_));
+    if !creates && !frame.fds.is_empty() {
+        return Err(invalid(format!("{} descriptors came, expected none", frame.fds.len())));
+    }
+    match request.verb {
+        RuntimeVerb::Create(plan) => {
+            if plan.container != request.container {
+                return Err(invalid("the plan is for another container".into()));
+            }
+            let created = create(&layout, job(*plan, frame.fds)?)?;
+            Ok(RuntimeReply::Created { pid: created.pid, cgroup: created.cgroup })
+        }
+        RuntimeVerb::Start => start::start(&layout).map(|()| RuntimeReply::Done),
+        RuntimeVerb::Kill { signal, all } => {
+            kill::kill(&layout, signal, all).map(|()| RuntimeReply::Done)
+        }
+        RuntimeVerb::Delete => delete::delete(&layout).map(|()| RuntimeReply::Done),
+    }
+}
+
+/// Checks a plan against the descriptors that came with it.
+fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
+    let invalid = |detail: String| RuntimeError::refused(RefusalCode::RuntimeFailed, detail);
+    if plan.version != PLAN_VERSION {
+        return Err(invalid(format!("found plan version {}", plan.version)));
+    }
+    let layers = plan.rootfs.layers.len();
+    if layers == 0 || layers > LAYERS_MAX || fds.len() != layers + FDS_BESIDE_LAYERS {
+        let detail = format!("{} descriptors came with a plan of {layers} layers", fds.len());
+        return Err(invalid(detail));
+    }
+    spec::check(&plan.spec).map_err(RuntimeError::Refused)?;
+    let mut fds = fds.into_iter();
+    let program = fds.next().map(|memfd| read_program(memfd, &plan)).transpose()?;
+    let layers = fds.by_ref().take(layers).collect();
+    let stdio: [OwnedFd; 3] = fds
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|_other| invalid("stdin, stdout and stderr did not come".into()))?;
+    Ok(Job {
+        spec: plan.spec,
+        root: Root::Layers { layers, scratch_bytes: plan.rootfs.scratch_bytes },
+        read_only: plan.rootfs.read_only,
+        devices: Some(plan.devices),
+        limits: Some(plan.resources),
+        program,
+        stdio: Some(stdio),
+        sibling: true,
+    })
+}
+
+/// Reads the filter once, into memory that only this process has, and checks what was read.
+fn read_program(memfd: OwnedFd, plan: &Plan) -> Result<Program, RuntimeError> {
+    let unproven = |detail: String| RuntimeError::unproven(detail);
+    let file = File::from(memfd);
+    let found = file.metadata().doing("look at the filter")?.len();
+    let length = usize::try_from(found).unwrap_or(usize::MAX);
+    if length > INSTRUCTIONS_MAX * INSTRUCTION_BYTES {
+        return Err(unproven(format!("the filter has {length} bytes")));
+    }
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).doing("read the filter")?;
+    if Digest::of(&bytes) != plan.seccomp.program_sha256 {
+        return Err(unproven("the filter is not the plan's".into()));
+    }
+    let program = Program::from_bytes(&bytes).map_err(|error| unproven(error.to_string()))?;
+    if u32::try_from(program.len()) != Ok(plan.seccomp.instructions) {
+        return Err(unproven(format!("the filter has {} instructions", program.len())));
+    }
+    Ok(program)
+}

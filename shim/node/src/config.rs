@@ -1,0 +1,210 @@
+//! The node's configuration: one strict TOML file, read before anything else happens.
+//!
+//! Every key has a default but none is guessed: an unknown key is an error. Sizes are bytes, cpu is
+//! thousandths of a core. Paths must be absolute, because the agent passes them to containerd.
+
+use std::path::{Path, PathBuf};
+
+use nimbus_api::proto::control::v1::Resources;
+use serde::Deserialize;
+
+use crate::files::{self, FileError};
+
+/// Longest configuration file.
+pub const CONFIG_BYTES_MAX: usize = 64 << 10;
+/// Most jobs that one node may be told to hold: each keeps a connection and a thread.
+pub const MAX_JOBS_LIMIT: u32 = 200;
+
+/// What a node is told.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Identity, ledger, spool, images and logs.
+    pub data_dir: PathBuf,
+    /// Sockets.
+    pub run_dir: PathBuf,
+    /// containerd's gRPC socket.
+    pub containerd_address: PathBuf,
+    /// File with the policy key: 64 hex digits.
+    pub policy_key: PathBuf,
+    /// Registries (`host:port`) that may be asked in plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// Directories below which OCI layouts may be read.
+    pub layout_roots: Vec<PathBuf>,
+    /// Directories below which containerd clients make stdio fifos.
+    pub fifo_roots: Vec<PathBuf>,
+    /// What the node has for jobs.
+    pub capacity: Capacity,
+}
+
+/// What a node has for jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Capacity {
+    /// Thousandths of a core.
+    pub cpu_millis: u32,
+    /// Memory.
+    pub memory_bytes: u64,
+    /// Tasks.
+    pub pids: u32,
+    /// Jobs at one time.
+    pub max_jobs: u32,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/nimbus/node"),
+            run_dir: PathBuf::from("/run/nimbus"),
+            containerd_address: PathBuf::from("/run/containerd/containerd.sock"),
+            policy_key: PathBuf::from("/etc/nimbus/policy.pub"),
+            insecure_registries: Vec::new(),
+            layout_roots: Vec::new(),
+            fifo_roots: vec![PathBuf::from("/run/containerd/fifo")],
+            capacity: Capacity::default(),
+        }
+    }
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpu_millis = u32::try_from(cores.saturating_mul(1000)).unwrap_or(u32::MAX);
+        Self { cpu_millis, memory_bytes: 4 << 30, pids: 4096, max_jobs: 16 }
+    }
+}
+
+/// Why a configuration was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file.
+    #[error("cannot read the configuration")]
+    File(#[source] FileError),
+    /// There is none.
+    #[error("there is no configuration file {path:?}")]
+    Absent {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// Not UTF-8 or not the TOML of a configuration.
+    #[error("configuration is not valid: {0}")]
+    Malformed(String),
+    /// TOML of the right shape that says something impossible.
+    #[error("configuration key {key}: {problem}")]
+    Invalid {
+        /// Which key.
+        key: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl NodeConfig {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let bytes = files::read_bounded(path, CONFIG_BYTES_MAX).map_err(ConfigError::File)?;
+        let bytes = bytes.ok_or_else(|| ConfigError::Absent { path: path.to_owned() })?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| ConfigError::Malformed(error.utf8_error().to_string()))?;
+        Self::parse(&text)
+    }
+
+    /// Reads and checks a text.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self =
+            toml::from_str(text).map_err(|error| ConfigError::Malformed(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let paths = [
+            ("data_dir", &self.data_dir),
+            ("run_dir", &self.run_dir),
+            ("containerd_address", &self.containerd_address),
+            ("policy_key", &self.policy_key),
+        ];
+        let lists = [("layout_roots", &self.layout_roots), ("fifo_roots", &self.fifo_roots)];
+        let listed = lists.iter().flat_map(|(key, list)| list.iter().map(move |path| (*key, path)));
+        for (key, path) in paths.into_iter().chain(listed) {
+            let text = path.to_str().unwrap_or_default();
+            let clean = text.starts_with('/') && !text.split('/').any(|part| part == "..");
+            if !clean || (text.ends_with('/') && text.len() > 1) {
+                let problem =
+                    format!("{text:?} is not an absolute path without \"..\" and final slash");
+                return Err(ConfigError::Invalid { key, problem });
+            }
+        }
+        let Capacity { cpu_millis, memory_bytes, pids, max_jobs } = self.capacity;
+        if cpu_millis == 0 || memory_bytes == 0 || pids == 0 || max_jobs == 0 {
+            let problem = "nothing in it may be zero".to_owned();
+            return Err(ConfigError::Invalid { key: "capacity", problem });
+        }
+        if max_jobs > MAX_JOBS_LIMIT {
+            let problem = format!("at most {MAX_JOBS_LIMIT}, found {max_jobs}");
+            return Err(ConfigError::Invalid { key: "capacity.max_jobs", problem });
+        }
+        Ok(())
+    }
+
+    /// Where the agent keeps jobs' output.
+    pub fn log_root(&self) -> PathBuf {
+        self.data_dir.join("logs")
+    }
+
+    /// Where the shim finds the agent.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("node.sock")
+    }
+}
+
+impl From<&Capacity> for Resources {
+    fn from(capacity: &Capacity) -> Self {
+        Self {
+            cpu_millis: capacity.cpu_millis,
+            memory_bytes: capacity.memory_bytes,
+            pids: capacity.pids,
+            scratch_bytes: 0,
+            log_bytes: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        assert_eq!(NodeConfig::parse("").unwrap(), NodeConfig::default());
+    }
+
+    #[test]
+    fn keys_are_read() {
+        let text = r#"
+            data_dir = "/d"
+            insecure_registries = ["127.0.0.1:5000"]
+            [capacity]
+            max_jobs = 3
+        "#;
+        let config = NodeConfig::parse(text).unwrap();
+        assert_eq!(config.log_root(), Path::new("/d/logs"));
+        assert_eq!(config.capacity.max_jobs, 3);
+    }
+
+    #[test]
+    fn unknown_keys_relative_paths_and_zeros_are_refused() {
+        for bad in [
+            "colour = 1",
+            "[capacity]\nshoes = 2",
+            "data_dir = \"d\"",
+            "run_dir = \"/a/../b\"",
+            "layout_roots = [\"x\"]",
+            "data_dir = \"/d/\"",
+            "[capacity]\npids = 0",
+            "[capacity]\nmax_jobs = 100000",
+        ] {
+            assert!(NodeConfig::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

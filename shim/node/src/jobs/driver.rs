@@ -1,0 +1,264 @@
+//! One job's way through containerd: image, container, task, wait, delete, report.
+//!
+//! Nothing here decides: a start is admitted in `Task.Create` like anybody else's, a refusal comes
+//! back as an error text. The shim kills at the deadline and at a revocation; the driver only helps
+//! out through containerd when that did not happen in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_client::types::v1::Status as TaskStatus;
+use nimbus_api::id::LeaseId;
+use nimbus_api::lease::{LeaseClaims, LeaseToken};
+use nimbus_api::process::ProcessIdentity;
+use nimbus_api::proto::control::v1::JobSpec;
+use nimbus_api::{Refusal, RefusalCode};
+
+use super::containerd::ContainerdError;
+use super::{Active, Jobs, spec};
+use crate::admit::gather;
+use crate::agent::Agent;
+use crate::ledger::{End, Revoked, Stage};
+
+/// How long the shim has to kill after a deadline or a revocation before containerd is asked to.
+pub const KILL_GRACE_SECONDS: u64 = 15;
+/// How long a release may come after the task was deleted.
+pub const RELEASE_SECONDS: u64 = 3;
+/// Pause between tries while containerd is away.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often the driver looks whether the shim did what it must.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// One job to drive.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The verified claims.
+    pub claims: LeaseClaims,
+    /// The token that goes into the specification.
+    pub token: LeaseToken,
+    /// The job.
+    pub spec: JobSpec,
+}
+
+/// Starts the task of a new job.
+pub fn spawn(jobs: &Arc<Jobs>, assignment: Assignment) {
+    let Some(active) = jobs.claim(&assignment.claims.lease_id) else { return };
+    let jobs = Arc::clone(jobs);
+    tokio::spawn(async move {
+        let end = run(&jobs, &assignment).await;
+        jobs.finish(&assignment.claims.lease_id, end).await;
+        drop(active);
+    });
+}
+
+/// Starts the task of a container that ran already when the agent started.
+pub(super) fn adopt(jobs: &Arc<Jobs>, id: &LeaseId, container: String) {
+    let Some(active) = jobs.claim(id) else { return };
+    let jobs = Arc::clone(jobs);
+    tokio::spawn(async move {
+        let Active { id, .. } = &active;
+        let end = follow(&jobs, id, &container).await;
+        jobs.finish(id, end).await;
+        drop(active);
+    });
+}
+
+async fn run(jobs: &Arc<Jobs>, assignment: &Assignment) -> End {
+    let id = &assignment.claims.lease_id;
+    let container = match Agent::container_of(&assignment.claims) {
+        Ok(key) => key.id.to_string(),
+        Err(refusal) => return End::refused(&refusal),
+    };
+    let refusal = match launch(jobs, assignment, &container).await {
+        Ok(()) => return follow(jobs, id, &container).await,
+        Err(refusal) => refusal,
+    };
+    tracing::info!(lease = %id, %refusal, "not started");
+    // Somebody else's container may hold the lease: it is not to outlive it.
+    let revoked = Revoked { code: refusal.code, message: refusal.to_string() };
+    if jobs.agent.ledger.get(id).is_some_and(|entry| entry.is_live()) {
+        jobs.agent.peers.push_revoked(id, &revoked);
+    }
+    remove(jobs, &container).await;
+    End::refused(&refusal)
+}
+
+async fn launch(jobs: &Arc<Jobs>, assignment: &Assignment, container: &str) -> Result<(), Refusal> {
+    let Assignment { claims, token, spec } = assignment;
+    tokio::select! {
+        prepared = prepare(jobs, claims) => prepared?,
+        refusal = revoked(jobs, &claims.lease_id) => return Err(refusal),
+    }
+    not_revoked(jobs, &claims.lease_id)?;
+    let config = spec::config(container, &ProcessIdentity::from(spec), claims, token);
+    let refused = |error: ContainerdError| error.refusal();
+    let lease = claims.lease_id.as_str();
+    jobs.containerd.create_container(container, lease, config).await.map_err(refused)?;
+    let (stdout, stderr) = jobs.logs.uris(&claims.job, claims.attempt);
+    jobs.containerd.create_task(container, stdout, stderr).await.map_err(refused)?;
+    not_revoked(jobs, &claims.lease_id)?;
+    jobs.containerd.start(container).await.map_err(refused)
+}
+
+/// Fetches the image and has its attestations checked, so that `Admit` finds both done.
+async fn prepare(jobs: &Arc<Jobs>, claims: &LeaseClaims) -> Result<(), Refusal> {
+    let [image] = claims.images.as_slice() else { return Ok(()) };
+    let (agent, image, claims) = (Arc::clone(&jobs.agent), image.clone(), claims.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let measured = agent.images.prepare(&image)?;
+        let policy = agent.trust().policy();
+        // The answers stay in caches; what they mean is for admission.
+        let _warm = gather::attestations(&agent, &claims, &policy, &Ok(measured));
+        let _warm = agent.filter(&claims.seccomp.profile, &claims.capabilities);
+        Ok(())
+    });
+    let internal = |error| Refusal::with(RefusalCode::NodeInternal, error);
+    work.await.map_err(|error: tokio::task::JoinError| internal(error))?
+}
+
+/// Completes when control takes the lease back.
+async fn revoked(jobs: &Jobs, id: &LeaseId) -> Refusal {
+    loop {
+        let woken = jobs.agent.jobs_woken();
+        tokio::pin!(woken);
+        woken.as_mut().enable();
+        if let Err(refusal) = not_revoked(jobs, id) {
+            return refusal;
+        }
+        woken.await;
+    }
+}
+
+fn not_revoked(jobs: &Jobs, id: &LeaseId) -> Result<(), Refusal> {
+    match jobs.agent.ledger.get(id).and_then(|entry| entry.revoked) {
+        Some(revoked) => Err(Refusal::new(revoked.code)),
+        None => Ok(()),
+    }
+}
+
+/// Follows a started container to its end.
+async fn follow(jobs: &Arc<Jobs>, id: &LeaseId, container: &str) -> End {
+    let status = wait(jobs, id, container).await;
+    // Asked for even when the wait failed: what is left must go.
+    let deleted = remove(jobs, container).await;
+    if let Some(end) = released(jobs, id).await {
+        return end;
+    }
+    match status {
+        Some(status) if deleted => ended_without_word(jobs, id, status),
+        Some(_) | None => End::unknown(),
+    }
+}
+
+/// The exit status; none when the task is gone.
+async fn wait(jobs: &Arc<Jobs>, id: &LeaseId, container: &str) -> Option<u32> {
+    let mut waiting = Box::pin(jobs.containerd.wait(container));
+    let mut overdue = 0_u64;
+    loop {
+        tokio::select! {
+            ended = &mut waiting => match ended {
+                Ok(status) => return Some(status),
+                Err(error) => {
+                    tracing::warn!(lease = %id, %error, "wait broke off");
+                    tokio::time::sleep(RETRY).await;
+                    match jobs.containerd.status(container).await {
+                        Err(error) if error.is_not_found() => return None,
+                        Ok(TaskStatus::Unknown) => return None,
+                        Ok(_) | Err(_) => {}
+                    }
+                    waiting = Box::pin(jobs.containerd.wait(container));
+                }
+            },
+            () = tokio::time::sleep(LOOK) => {
+                overdue = if is_due(jobs, id) { overdue.saturating_add(1) } else { 0 };
+                if overdue > 0 && overdue.is_multiple_of(KILL_GRACE_SECONDS) {
+                    tracing::warn!(lease = %id, "still running when it must not, killing");
+                    if let Err(error) = jobs.containerd.kill(container).await {
+                        tracing::warn!(lease = %id, %error, "kill failed");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a container must not run any more.
+fn is_due(jobs: &Jobs, id: &LeaseId) -> bool {
+    let Some(entry) = jobs.agent.ledger.get(id) else { return true };
+    entry.revoked.is_some() || is_past_deadline(jobs, id)
+}
+
+fn is_past_deadline(jobs: &Jobs, id: &LeaseId) -> bool {
+    let now = jobs.agent.clock.boottime();
+    jobs.agent.deadline_of(id).is_none_or(|deadline| deadline < now)
+}
+
+/// The end as the shim reported it; none when no report comes.
+async fn released(jobs: &Jobs, id: &LeaseId) -> Option<End> {
+    let look = || {
+        let entry = jobs.agent.ledger.get(id)?;
+        if entry.stage == Stage::Ended { entry.end } else { None }
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(RELEASE_SECONDS);
+    loop {
+        let woken = jobs.agent.jobs_woken();
+        tokio::pin!(woken);
+        woken.as_mut().enable();
+        if let Some(end) = look() {
+            return Some(end);
+        }
+        if tokio::time::timeout_at(deadline, woken).await.is_err() {
+            return look();
+        }
+    }
+}
+
+/// The shim did not say why it ended: by itself, unless it had to.
+fn ended_without_word(jobs: &Jobs, id: &LeaseId, status: u32) -> End {
+    let revoked = jobs.agent.ledger.get(id).and_then(|entry| entry.revoked);
+    let reason = match revoked {
+        Some(revoked) => Some(revoked.code),
+        None if is_past_deadline(jobs, id) => Some(RefusalCode::LeaseEnded),
+        None => None,
+    };
+    let mut end = End::exited(status, false);
+    if let Some(code) = reason {
+        end.reason = Some(code);
+        end.message = Refusal::new(code).to_string();
+    }
+    end
+}
+
+/// Kills and deletes what there is of a container; whether its task could be deleted. Keeps trying
+/// while containerd is away.
+pub(super) async fn remove(jobs: &Jobs, container: &str) -> bool {
+    let containerd = &jobs.containerd;
+    let mut tries = 0_u32;
+    let deleted = loop {
+        match containerd.delete_task(container).await {
+            Ok(()) => break true,
+            Err(error) if error.is_not_found() => break false,
+            Err(error) => {
+                tracing::debug!(container, %error, "task not deleted yet");
+                // Running still, or containerd is away: kill, then try again.
+                let killed = containerd.kill(container).await;
+                if let Err(error) = killed {
+                    tracing::debug!(container, %error, "kill failed");
+                }
+            }
+        }
+        tries = tries.saturating_add(1);
+        let pause = RETRY * tries.min(20);
+        tokio::time::sleep(pause).await;
+    };
+    loop {
+        match containerd.delete_container(container).await {
+            Ok(()) => return deleted,
+            Err(error) if error.is_not_found() => return deleted,
+            Err(error) => {
+                tracing::warn!(container, %error, "container not deleted yet");
+                tokio::time::sleep(RETRY * 4).await;
+            }
+        }
+    }
+}

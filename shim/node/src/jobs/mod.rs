@@ -1,0 +1,78 @@
+//! Jobs: one task for each lease that is held, from the grant to the report of its end.
+//!
+//! [`grant`] takes what control sends, [`driver`] walks one job through containerd, [`reconcile`] puts
+//! ledger and containerd together again after either was away.
+
+pub mod containerd;
+pub mod driver;
+pub mod grant;
+pub mod reconcile;
+pub mod spec;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+
+use nimbus_api::id::LeaseId;
+
+use crate::agent::{Agent, lock};
+use crate::ledger::End;
+use crate::logs::LogTable;
+use containerd::Containerd;
+
+/// What every job's task needs.
+#[derive(Debug)]
+pub struct Jobs {
+    /// The agent's state.
+    pub agent: Arc<Agent>,
+    /// containerd.
+    pub containerd: Containerd,
+    /// Output on its way to control.
+    pub logs: Arc<LogTable>,
+    active: Mutex<HashSet<LeaseId>>,
+}
+
+/// A lease whose task is running; ends with it.
+#[derive(Debug)]
+struct Active {
+    jobs: Arc<Jobs>,
+    id: LeaseId,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        lock(&self.jobs.active).remove(&self.id);
+    }
+}
+
+impl Jobs {
+    /// None is running yet.
+    pub fn new(agent: Arc<Agent>, containerd: Containerd, logs: Arc<LogTable>) -> Arc<Self> {
+        Arc::new(Self { agent, containerd, logs, active: Mutex::default() })
+    }
+
+    /// Claims a lease for one task; none when another has it.
+    fn claim(self: &Arc<Self>, id: &LeaseId) -> Option<Active> {
+        let claimed = lock(&self.active).insert(id.clone());
+        claimed.then(|| Active { jobs: Arc::clone(self), id: id.clone() })
+    }
+
+    fn is_active(&self, id: &LeaseId) -> bool {
+        lock(&self.active).contains(id)
+    }
+
+    /// Records and spools the end of a lease, off the event loop because it waits for the disk.
+    async fn finish(self: &Arc<Self>, id: &LeaseId, end: End) {
+        let (jobs, id) = (Arc::clone(self), id.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            if let Err(refusal) = jobs.agent.finish(&id, end) {
+                tracing::error!(lease = %id, %refusal, "an end could not be recorded");
+            }
+            if let Some(entry) = jobs.agent.ledger.get(&id) {
+                jobs.logs.finish(&entry.claims.job, entry.claims.attempt);
+            }
+        });
+        if let Err(error) = done.await {
+            tracing::error!(%error, "recording an end broke off");
+        }
+    }
+}

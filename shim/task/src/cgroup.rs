@@ -1,0 +1,128 @@
+//! The container's cgroup as the runtime left it: who is in it, killing all of them, OOM kills.
+//!
+//! Reads and writes the files of the paths that `nimbus-runtime` answered with. v2 where the
+//! unified hierarchy limits, else the v1 controllers. Making and removing is the runtime's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nimbus_api::runtime::CgroupPaths;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// How often an emptying cgroup is looked at, and how long between: ten seconds in all.
+const KILL_ROUNDS_MAX: u32 = 200;
+const KILL_PAUSE: Duration = Duration::from_millis(50);
+
+/// One container's cgroup.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroup {
+    paths: CgroupPaths,
+}
+
+impl Cgroup {
+    /// At these paths.
+    pub(crate) const fn new(paths: CgroupPaths) -> Self {
+        Self { paths }
+    }
+
+    /// The v2 directory, when that is what limits.
+    pub(crate) fn unified(&self) -> Option<&Path> {
+        self.paths.unified.as_deref()
+    }
+
+    /// The directory of a v1 controller.
+    pub(crate) fn controller(&self, name: &str) -> Option<&Path> {
+        self.paths.v1.get(name).map(PathBuf::as_path)
+    }
+
+    /// Everybody in it, in the shim's pid namespace.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        let dir = self
+            .unified()
+            .or_else(|| self.controller("pids"))
+            .or_else(|| self.paths.v1.values().next().map(PathBuf::as_path));
+        let Some(dir) = dir else { return Vec::new() };
+        let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid > 0).collect()
+    }
+
+    /// Signals everybody in it. True when somebody was there.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let pids = self.pids();
+        for pid in &pids {
+            let Some(pid) = Pid::from_raw(*pid) else { continue };
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            // The number may have been given away since it was read; the descriptor may not.
+            if self.pids().contains(&pid.as_raw_nonzero().get()) {
+                let _gone = pidfd_send_signal(pidfd, signal);
+            }
+        }
+        !pids.is_empty()
+    }
+
+    /// Kills everybody in it until nobody is left, or gives up.
+    pub(crate) async fn kill_all(&self) -> bool {
+        for _ in 0..KILL_ROUNDS_MAX {
+            if !self.kill_once() {
+                return true;
+            }
+            tokio::time::sleep(KILL_PAUSE).await;
+        }
+        false
+    }
+
+    /// Kills who is in it now. True when somebody was.
+    pub(crate) fn kill_once(&self) -> bool {
+        if let Some(dir) = self.unified()
+            && fs::write(dir.join("cgroup.kill"), "1").is_ok()
+        {
+            return !self.pids().is_empty();
+        }
+        self.signal(Signal::KILL)
+    }
+
+    /// Processes that the kernel killed for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let file = match (self.unified(), self.controller("memory")) {
+            (Some(dir), _) => dir.join("memory.events"),
+            (None, Some(dir)) => dir.join("memory.oom_control"),
+            (None, None) => return 0,
+        };
+        field(&fs::read_to_string(file).unwrap_or_default(), "oom_kill").unwrap_or(0)
+    }
+}
+
+/// The number behind `name` in a file of `name number` lines.
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(' ')?;
+        (key == name).then(|| value.trim().parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(field(text, "oom_kill"), Some(3));
+        assert_eq!(field(text, "oom"), None);
+        assert_eq!(field("oom_kill x\n", "oom_kill"), None);
+    }
+
+    #[test]
+    fn oom_kills_are_read_from_either_layout() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("memory.oom_control"), "oom_kill 2\n").unwrap();
+        fs::write(dir.path().join("memory.events"), "oom 9\noom_kill 1\n").unwrap();
+        let mut paths = CgroupPaths::default();
+        assert_eq!(Cgroup::new(paths.clone()).oom_kills(), 0);
+        paths.v1.insert("memory".to_owned(), dir.path().to_owned());
+        assert_eq!(Cgroup::new(paths.clone()).oom_kills(), 2);
+        paths.unified = Some(dir.path().to_owned());
+        assert_eq!(Cgroup::new(paths).oom_kills(), 1);
+    }
+}

@@ -1,0 +1,295 @@
+//! One container: its state, what the runtime made of it, and the end that may be put to it.
+//!
+//! The state is behind a lock that is held for a few instructions and never across an await, so
+//! State, Pids and Wait answer while Create or Delete are under way. Create, Start and Delete of one
+//! container wait for each other by [`Container::turn`].
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use containerd_shim_protos::events::task::{
+    TaskCreate, TaskDelete, TaskExit, TaskIO, TaskOOM, TaskStart,
+};
+use containerd_shim_protos::protobuf::MessageField;
+use nimbus_api::Refusal;
+use nimbus_api::clock::{Clock as _, SystemClock};
+use nimbus_api::id::ContainerKey;
+use rustix::process::Signal;
+use tokio::sync::watch;
+
+use super::events::{Event, Publisher};
+use super::session::Session;
+use super::timestamp;
+use crate::cgroup::Cgroup;
+use crate::process::ChildProcess;
+use crate::state::{Announce, Denied, Exit, Machine, Phase};
+use crate::status::TaskError;
+use crate::stdio::{Streams, Uris};
+
+/// How the client described the container.
+#[derive(Debug, Clone)]
+pub(super) struct Description {
+    /// Which.
+    pub key: ContainerKey,
+    /// Its bundle, as the client spelled it.
+    pub bundle: String,
+    /// Its streams.
+    pub uris: Uris,
+    /// Whether a terminal was asked for.
+    pub terminal: bool,
+}
+
+/// What the runtime made.
+#[derive(Debug, Clone)]
+pub(super) struct Made {
+    /// The init process, our child.
+    pub init: ChildProcess,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// The copies of its streams.
+    pub streams: Arc<Streams>,
+    /// The agent.
+    pub session: Session,
+}
+
+/// One container.
+#[derive(Debug)]
+pub(super) struct Container {
+    description: Description,
+    life: Mutex<Life>,
+    exit: watch::Sender<Option<Exit>>,
+    end: watch::Sender<Option<Refusal>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Life {
+    machine: Machine,
+    made: Option<Made>,
+    oom_killed: bool,
+}
+
+/// A view of one moment.
+#[derive(Debug, Clone)]
+pub(super) struct Snapshot {
+    /// Where it stands.
+    pub phase: Phase,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// What the runtime made, until it is deleted.
+    pub made: Option<Made>,
+    /// Whether the kernel killed for want of memory.
+    pub oom_killed: bool,
+}
+
+impl Container {
+    /// A container that is about to be made.
+    pub(super) fn new(description: Description) -> Self {
+        Self {
+            description,
+            life: Mutex::new(Life { machine: Machine::new(), made: None, oom_killed: false }),
+            exit: watch::Sender::new(None),
+            end: watch::Sender::new(None),
+            turn: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Which.
+    pub(super) const fn key(&self) -> &ContainerKey {
+        &self.description.key
+    }
+
+    /// How the client described it.
+    pub(super) const fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Its init's pid, zero while there is none.
+    pub(super) fn pid(&self) -> u32 {
+        let made = self.life().made.as_ref().map(|made| made.init.pid());
+        made.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0)
+    }
+
+    /// How it stands now.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let life = self.life();
+        Snapshot {
+            phase: life.machine.phase(),
+            exit: life.machine.exit(),
+            made: life.made.clone(),
+            oom_killed: life.oom_killed,
+        }
+    }
+
+    /// What the runtime made, or why it cannot be used.
+    pub(super) fn made(&self) -> Result<Made, TaskError> {
+        let snapshot = self.snapshot();
+        snapshot.made.ok_or(match snapshot.phase {
+            Phase::Creating => TaskError::WrongPhase { verb: "use", phase: Phase::Creating },
+            Phase::Created
+            | Phase::Starting
+            | Phase::Running
+            | Phase::Stopped
+            | Phase::Deleting
+            | Phase::Deleted => self.not_found(),
+        })
+    }
+
+    /// That it is not there.
+    pub(super) fn not_found(&self) -> TaskError {
+        TaskError::NotFound(format!("container {}", self.key().id))
+    }
+
+    /// Create, Start and Delete come one after the other.
+    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Takes a step of its life and announces what it brings. `verb` is for the answer when it
+    /// cannot be taken.
+    pub(super) fn step(
+        &self,
+        verb: &'static str,
+        events: &Publisher,
+        step: impl FnOnce(&mut Machine) -> Result<&'static [Announce], Denied>,
+    ) -> Result<(), TaskError> {
+        let announcements = step(&mut self.life().machine).map_err(|Denied(phase)| {
+            if phase == Phase::Deleted {
+                return self.not_found();
+            }
+            TaskError::WrongPhase { verb, phase }
+        })?;
+        for announcement in announcements {
+            self.announce(*announcement, events);
+        }
+        if self.snapshot().phase == Phase::Deleted {
+            self.life().made = None;
+            // Whoever waits for a container that was never made gets an answer.
+            self.exit.send_if_modified(|exit| {
+                let fresh = exit.is_none();
+                exit.get_or_insert(Exit {
+                    status: crate::process::STATUS_UNKNOWN,
+                    at: SystemClock.unix(),
+                });
+                fresh
+            });
+        }
+        Ok(())
+    }
+
+    /// The runtime has made it.
+    pub(super) fn set_made(&self, made: Made) {
+        self.life().made = Some(made);
+    }
+
+    /// Its init has ended: what the kernel knows of it is read before anybody is told.
+    pub(super) fn exited(&self, status: u32, events: &Publisher) -> Result<(), TaskError> {
+        let cgroup = self.snapshot().made.map(|made| made.cgroup);
+        self.life().oom_killed = cgroup.is_some_and(|cgroup| cgroup.oom_kills() > 0);
+        let exit = Exit { status, at: SystemClock.unix() };
+        self.step("end", events, |machine| machine.exited(exit))
+    }
+
+    /// Waits until its init has ended.
+    pub(super) async fn wait(&self) -> Option<Exit> {
+        let mut exit = self.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await.ok()?;
+        *ended
+    }
+
+    /// Puts an end to it, now; the first reason is the one that is told.
+    pub(super) fn end(&self, reason: Refusal) {
+        self.end.send_if_modified(|end| {
+            let fresh = end.is_none();
+            end.get_or_insert(reason);
+            fresh
+        });
+        if let Some(made) = self.snapshot().made {
+            kill(&made);
+        }
+    }
+
+    /// Why an end was put to it.
+    pub(super) fn end_reason(&self) -> Option<Refusal> {
+        self.end.borrow().clone()
+    }
+
+    /// Waits until an end is put to it.
+    pub(super) async fn ended(&self) -> Refusal {
+        let mut end = self.end.subscribe();
+        loop {
+            if let Some(reason) = end.borrow_and_update().clone() {
+                return reason;
+            }
+            if end.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self, announcement: Announce, events: &Publisher) {
+        let container_id = self.key().id.to_string();
+        let pid = self.pid();
+        let snapshot = self.snapshot();
+        let exit = snapshot.exit.unwrap_or(Exit { status: 0, at: SystemClock.unix() });
+        let event = match announcement {
+            Announce::Create => Event::Create(self.create_event(container_id, pid)),
+            Announce::Start => {
+                Event::Start(TaskStart { container_id, pid, ..TaskStart::default() })
+            }
+            Announce::Exit => {
+                if snapshot.oom_killed {
+                    let container_id = container_id.clone();
+                    events.publish(Event::Oom(TaskOOM { container_id, ..TaskOOM::default() }));
+                }
+                self.exit.send_replace(Some(exit));
+                Event::Exit(TaskExit {
+                    id: container_id.clone(),
+                    container_id,
+                    pid,
+                    exit_status: exit.status,
+                    exited_at: timestamp(exit.at),
+                    ..TaskExit::default()
+                })
+            }
+            Announce::Delete => Event::Delete(TaskDelete {
+                container_id,
+                pid,
+                exit_status: exit.status,
+                exited_at: timestamp(exit.at),
+                ..TaskDelete::default()
+            }),
+        };
+        events.publish(event);
+    }
+
+    fn create_event(&self, container_id: String, pid: u32) -> TaskCreate {
+        let Description { bundle, uris, terminal, .. } = &self.description;
+        TaskCreate {
+            container_id,
+            bundle: bundle.clone(),
+            io: MessageField::some(TaskIO {
+                stdin: uris.stdin.clone(),
+                stdout: uris.stdout.clone(),
+                stderr: uris.stderr.clone(),
+                terminal: *terminal,
+                ..TaskIO::default()
+            }),
+            pid,
+            ..TaskCreate::default()
+        }
+    }
+}
+
+/// Kills all of it: the init first, with which the kernel ends its whole pid namespace, then
+/// whoever else is in the cgroup, until nobody is.
+pub(super) fn kill(made: &Made) {
+    let _gone = made.init.signal(Signal::KILL);
+    if made.cgroup.kill_once() {
+        let cgroup = made.cgroup.clone();
+        tokio::spawn(async move { cgroup.kill_all().await });
+    }
+}

@@ -1,0 +1,177 @@
+//! Create: admission first, then streams, then the runtime.
+//!
+//! Until the grant nothing is started, opened or mounted; the mounts of the request never are. What
+//! goes wrong after the grant is undone here before the answer, and the agent is told.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim_protos::api::CreateTaskRequest;
+use nimbus_api::error::Chain;
+use nimbus_api::runtime::{RuntimeReply, RuntimeVerb};
+use nimbus_api::{Refusal, RefusalCode};
+
+use super::Context;
+use super::admission::{self, Grant};
+use super::container::{Container, Made, kill};
+use super::deadline::Deadline;
+use super::lifecycle::DELETE_PATIENCE;
+use super::session::{Opening, Session, released};
+use crate::cgroup::Cgroup;
+use crate::delete::INIT_PID_FILE;
+use crate::process::ChildProcess;
+use crate::state::Machine;
+use crate::status::TaskError;
+use crate::stdio::{self, StdioError, Streams};
+
+/// The longest that making a container may take.
+const CREATE_PATIENCE: Duration = Duration::from_mins(1);
+
+/// Makes the container; answers with its init's pid.
+pub(super) async fn create(
+    context: Context,
+    container: Arc<Container>,
+    request: CreateTaskRequest,
+) -> Result<u32, TaskError> {
+    let _turn = container.turn().await;
+    // From the runtime's answer until the init is watched, it must not be taken for an orphan.
+    let _birth = context.family.birth();
+    let made = match admitted(&context, &container, &request).await {
+        Ok(made) => made,
+        Err(error) => {
+            context.log.info(format_args!("not created: {error}"));
+            container.step("create", &context.events, Machine::create_failed)?;
+            return Err(error);
+        }
+    };
+    context.family.add(&made.init);
+    container.set_made(made.clone());
+    container.step("create", &context.events, Machine::created)?;
+    let pid = container.pid();
+    if let Err(error) = fs::write(Path::new(&request.bundle).join(INIT_PID_FILE), pid.to_string()) {
+        context.log.warn(format_args!("cannot remember the init's pid: {error}"));
+    }
+    tokio::spawn(watch(context, Arc::clone(&container), made.init.clone()));
+    if container.end_reason().is_some() {
+        // The end came between the runtime's answer and here.
+        kill(&made);
+    }
+    Ok(pid)
+}
+
+/// Waits for the init and tells.
+async fn watch(context: Context, container: Arc<Container>, init: ChildProcess) {
+    let status = init.wait().await;
+    context.family.remove(&init);
+    context.log.info(format_args!("init ended with status {status}"));
+    if let Err(error) = container.exited(status, &context.events) {
+        context.warn_chain(&error);
+    }
+}
+
+async fn admitted(
+    context: &Context,
+    container: &Arc<Container>,
+    request: &CreateTaskRequest,
+) -> Result<Made, TaskError> {
+    let socket = context.paths.agent_socket();
+    let grant = tokio::select! {
+        grant = admission::admit(&socket, &context.key, request, &context.log) => grant?,
+        reason = container.ended() => return Err(reason.into()),
+    };
+    let Grant { plan, plan_sha256, fds, link } = grant;
+    let deadline = Deadline::at(plan.deadline).map_err(|error| {
+        Refusal::with(RefusalCode::RuntimeFailed, format_args!("no timer: {error}"))
+    })?;
+    let opening = Opening { link, deadline, socket, plan_sha256 };
+    // From here on the deadline and a revocation reach the container, made or not.
+    let session = Session::spawn(opening, Arc::clone(container), context.log.clone());
+    let log_bytes = plan.resources.log_bytes;
+    let built = open_streams(context, container, log_bytes);
+    let built = match built {
+        Ok((streams, ends)) => {
+            let mut fds = fds;
+            fds.extend([ends.stdin, ends.stdout, ends.stderr]);
+            let verb = RuntimeVerb::Create(Box::new(plan));
+            run(context, container, verb, fds).await.map(|(init, cgroup)| (init, cgroup, streams))
+        }
+        Err(refusal) => Err(refusal),
+    };
+    match built {
+        Ok((init, cgroup, streams)) => {
+            Ok(Made { init, cgroup, streams: Arc::new(streams), session })
+        }
+        Err(refusal) => {
+            session.released(released(0, false, Some(refusal.code))).await;
+            Err(refusal.into())
+        }
+    }
+}
+
+fn open_streams(
+    context: &Context,
+    container: &Container,
+    log_bytes: u64,
+) -> Result<(Streams, stdio::ContainerEnds), Refusal> {
+    let description = container.description();
+    if description.terminal {
+        return Err(RefusalCode::SpecTerminalUnsupported.into());
+    }
+    stdio::open(&description.uris, log_bytes, &context.log).map_err(|error| match error {
+        StdioError::Refused(refusal) => refusal,
+        StdioError::Open { .. } | StdioError::Kind { .. } | StdioError::Pipe(_) => {
+            Refusal::with(RefusalCode::SpecStdioForbidden, Chain(&error))
+        }
+    })
+}
+
+/// Has the runtime make it; what it leaves when it fails is cleaned up.
+async fn run(
+    context: &Context,
+    container: &Container,
+    verb: RuntimeVerb,
+    fds: Vec<std::os::fd::OwnedFd>,
+) -> Result<(ChildProcess, Cgroup), Refusal> {
+    let reply = tokio::select! {
+        reply = context.launcher.call(verb, fds, CREATE_PATIENCE) => reply,
+        // Giving the call up kills the runtime.
+        reason = container.ended() => {
+            clean_up(context).await;
+            return Err(reason);
+        }
+    };
+    match reply {
+        Ok(RuntimeReply::Created { pid, cgroup }) => match ChildProcess::adopt(pid) {
+            Ok(init) => Ok((init, Cgroup::new(cgroup))),
+            Err(error) => {
+                context.warn_chain(&error);
+                clean_up(context).await;
+                Err(Refusal::with(RefusalCode::RuntimeUnproven, Chain(&error)))
+            }
+        },
+        Ok(RuntimeReply::Failed { refusal, cause }) => {
+            context.log.warn(format_args!("{refusal}: {cause}"));
+            Err(refusal)
+        }
+        Ok(RuntimeReply::Done) => {
+            clean_up(context).await;
+            Err(Refusal::with(RefusalCode::RuntimeFailed, "answered Done to Create"))
+        }
+        Err(error) => {
+            context.warn_chain(&error);
+            clean_up(context).await;
+            Err((&error).into())
+        }
+    }
+}
+
+async fn clean_up(context: &Context) {
+    if !context.paths.container_state(&context.key).exists() {
+        return;
+    }
+    if let Err(refusal) = context.launcher.done(RuntimeVerb::Delete, DELETE_PATIENCE).await {
+        context.log.warn(format_args!("something may be left of the container: {refusal}"));
+    }
+}

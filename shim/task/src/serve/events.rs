@@ -1,0 +1,184 @@
+//! Events for containerd, in order, over its ttrpc socket.
+//!
+//! A queue of [`QUEUE_EVENTS_MAX`] and one task that delivers: the next event goes only after the
+//! one before it was taken or refused, and a connection that breaks (containerd restarts) is made
+//! anew with a growing pause, for ever. One container has at most five events, so the queue does
+//! not fill; an exit is never known by its event alone, `Wait` and `State` always tell.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskStart};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{MessageField, MessageFull};
+use containerd_shim_protos::shim::event::Envelope;
+use containerd_shim_protos::shim::events::ForwardRequest;
+use containerd_shim_protos::shim_async::{Client, EventsClient};
+use containerd_shim_protos::topics;
+use containerd_shim_protos::ttrpc::asynchronous::transport::Socket;
+use containerd_shim_protos::ttrpc::{self, context};
+use nimbus_api::clock::{Clock as _, SystemClock};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+
+use crate::log::Log;
+
+/// Events that wait at most.
+const QUEUE_EVENTS_MAX: usize = 128;
+/// One delivery.
+const FORWARD_PATIENCE: Duration = Duration::from_secs(5);
+/// An event that containerd refuses is given up after so many tries; one it cannot be reached for
+/// is not.
+const REFUSALS_MAX: u32 = 3;
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// One event.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The container has been made.
+    Create(TaskCreate),
+    /// Its program runs.
+    Start(TaskStart),
+    /// Processes of it were killed for want of memory.
+    Oom(TaskOOM),
+    /// Its init has ended.
+    Exit(TaskExit),
+    /// It has been cleaned up.
+    Delete(TaskDelete),
+}
+
+/// Takes events; clones share one queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Publisher {
+    queue: mpsc::Sender<Envelope>,
+    undelivered: watch::Sender<usize>,
+    namespace: String,
+    log: Log,
+}
+
+impl Publisher {
+    /// Starts delivering to containerd's socket; without an address events go nowhere.
+    pub(crate) fn spawn(address: Option<PathBuf>, namespace: String, log: Log) -> Self {
+        let (queue, events) = mpsc::channel(QUEUE_EVENTS_MAX);
+        let undelivered = watch::Sender::new(0);
+        match address {
+            Some(address) => {
+                let worker = Worker {
+                    address,
+                    client: None,
+                    undelivered: undelivered.clone(),
+                    log: log.clone(),
+                };
+                tokio::spawn(worker.run(events));
+            }
+            None => log.warn("no address for events"),
+        }
+        Self { queue, undelivered, namespace, log }
+    }
+
+    /// Puts an event into the queue; never waits.
+    pub(crate) fn publish(&self, event: Event) {
+        let (topic, encoded) = match event {
+            Event::Create(event) => (topics::TASK_CREATE_EVENT_TOPIC, pack(&event)),
+            Event::Start(event) => (topics::TASK_START_EVENT_TOPIC, pack(&event)),
+            Event::Oom(event) => (topics::TASK_OOM_EVENT_TOPIC, pack(&event)),
+            Event::Exit(event) => (topics::TASK_EXIT_EVENT_TOPIC, pack(&event)),
+            Event::Delete(event) => (topics::TASK_DELETE_EVENT_TOPIC, pack(&event)),
+        };
+        let envelope = Envelope {
+            timestamp: super::timestamp(SystemClock.unix()),
+            namespace: self.namespace.clone(),
+            topic: topic.to_owned(),
+            event: encoded,
+            ..Envelope::default()
+        };
+        self.undelivered.send_modify(|count| *count = count.saturating_add(1));
+        if self.queue.try_send(envelope).is_err() {
+            self.undelivered.send_modify(|count| *count = count.saturating_sub(1));
+            self.log.warn(format_args!("event {topic} is lost: nobody takes events"));
+        }
+    }
+
+    /// Waits until all is delivered; false when that took too long.
+    pub(crate) async fn flush(&self, patience: Duration) -> bool {
+        let mut undelivered = self.undelivered.subscribe();
+        let empty = undelivered.wait_for(|count| *count == 0);
+        tokio::time::timeout(patience, empty).await.is_ok()
+    }
+}
+
+fn pack<M: MessageFull>(event: &M) -> MessageField<Any> {
+    Any::pack(event).map_or_else(
+        |_unencodable| MessageField::none(),
+        |any| {
+            // containerd's own spelling: the bare name.
+            let type_url = any.type_url.rsplit('/').next().unwrap_or_default().to_owned();
+            MessageField::some(Any { type_url, ..any })
+        },
+    )
+}
+
+struct Worker {
+    address: PathBuf,
+    client: Option<EventsClient>,
+    undelivered: watch::Sender<usize>,
+    log: Log,
+}
+
+enum Delivery {
+    Taken,
+    Refused(String),
+    Unreachable,
+}
+
+impl Worker {
+    async fn run(mut self, mut events: mpsc::Receiver<Envelope>) {
+        while let Some(envelope) = events.recv().await {
+            self.deliver(envelope).await;
+            self.undelivered.send_modify(|count| *count = count.saturating_sub(1));
+        }
+    }
+
+    async fn deliver(&mut self, envelope: Envelope) {
+        let topic = envelope.topic.clone();
+        let request =
+            ForwardRequest { envelope: MessageField::some(envelope), ..Default::default() };
+        let mut pause = PAUSE_FIRST;
+        let mut refusals = 0;
+        loop {
+            match self.forward(&request).await {
+                Delivery::Taken => return,
+                Delivery::Refused(why) => {
+                    refusals += 1;
+                    if refusals >= REFUSALS_MAX {
+                        self.log.warn(format_args!("containerd refuses event {topic}: {why}"));
+                        return;
+                    }
+                }
+                Delivery::Unreachable => self.client = None,
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn forward(&mut self, request: &ForwardRequest) -> Delivery {
+        if self.client.is_none() {
+            self.client = connect(&self.address).await;
+        }
+        let Some(client) = &self.client else { return Delivery::Unreachable };
+        let sent = client.forward(context::with_duration(FORWARD_PATIENCE), request);
+        match tokio::time::timeout(FORWARD_PATIENCE, sent).await {
+            Ok(Ok(_empty)) => Delivery::Taken,
+            Ok(Err(ttrpc::Error::RpcStatus(status))) => Delivery::Refused(status.message),
+            Ok(Err(_)) | Err(_) => Delivery::Unreachable,
+        }
+    }
+}
+
+async fn connect(address: &Path) -> Option<EventsClient> {
+    let connecting = UnixStream::connect(address);
+    let stream = tokio::time::timeout(FORWARD_PATIENCE, connecting).await.ok()?.ok()?;
+    Some(EventsClient::new(Client::new(Socket::from(stream))))
+}

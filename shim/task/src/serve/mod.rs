@@ -1,0 +1,242 @@
+//! The server: one process a container, on one thread.
+//!
+//! Takes its listening socket as descriptor 0, serves the task API under the names of v2 and v3,
+//! and ends when containerd asks it to (Shutdown, with no container left), when it is asked to by
+//! `SIGTERM` while nothing runs, or when no container was ever made and containerd is gone. It
+//! removes its socket when it ends.
+//!
+//! Limits: [`IDLE_LOOK`], [`EVENTS_PATIENCE`], [`ANSWER_PAUSE`]; each connection's are ttrpc's.
+
+mod admission;
+mod container;
+mod create;
+mod deadline;
+mod events;
+mod lifecycle;
+mod link;
+mod listener;
+mod service;
+mod session;
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
+use containerd_shim_protos::shim_async::{Task, create_task};
+use containerd_shim_protos::ttrpc::{self, asynchronous::Server};
+use nimbus_api::clock::UnixSeconds;
+use nimbus_api::error::Chain;
+use nimbus_api::id::ContainerKey;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::sockopt::socket_acceptconn;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::args::Identity;
+use crate::log::Log;
+use crate::paths::Paths;
+use crate::process::Family;
+use crate::runtime::Launcher;
+use events::Publisher;
+use service::TaskService;
+
+/// Where containerd takes events, in its environment.
+const EVENTS_VARIABLE: &str = "TTRPC_ADDRESS";
+const SERVICE_V3: &str = "containerd.task.v3.Task";
+const SERVICE_V2: &str = "containerd.task.v2.Task";
+/// How often a server that has no container looks whether containerd is still there; at the second
+/// look without it the server ends.
+const IDLE_LOOK: Duration = Duration::from_mins(1);
+/// How long the last events may take to be delivered.
+const EVENTS_PATIENCE: Duration = Duration::from_secs(2);
+/// Between the answer to Shutdown and the end of the connection it is written to.
+const ANSWER_PAUSE: Duration = Duration::from_millis(20);
+/// Blocking work: writing log files, and rarely a long request to the runtime.
+const BLOCKING_THREADS_MAX: usize = 3;
+const BLOCKING_STACK_BYTES: usize = 256 << 10;
+const BACKLOG: i32 = 128;
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// Descriptor 0 is something else.
+    #[error("standard input is not a listening socket; containerd starts this program")]
+    NoListener,
+    /// A step of setting up the process.
+    #[error("cannot {0}")]
+    Setup(&'static str, #[source] io::Error),
+    /// The server could not begin.
+    #[error("cannot serve")]
+    Serve(#[source] ttrpc::Error),
+}
+
+/// What every part of the server needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// Which container this process is for.
+    pub key: ContainerKey,
+    /// Where things are.
+    pub paths: Paths,
+    /// The log.
+    pub log: Log,
+    /// Events for containerd.
+    pub events: Publisher,
+    /// How the runtime is called.
+    pub launcher: Launcher,
+    /// Our children.
+    pub family: Family,
+    /// Rung when the server is to end.
+    pub shutdown: Arc<Notify>,
+}
+
+/// Serves until it is told to end.
+pub(crate) fn serve(identity: Identity) -> Result<(), ServeError> {
+    let listener = take_listener()?;
+    // Orphans of the runtime come to us and are reaped.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| ServeError::Setup("become a subreaper", error.into()))?;
+    let event_loop = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_stack_size(BLOCKING_STACK_BYTES)
+        .build()
+        .map_err(|error| ServeError::Setup("make an event loop", error))?;
+    let paths = Paths::from_environment();
+    let socket = paths.socket(&identity.address, &identity.key);
+    let served = event_loop.block_on(run(identity, paths, listener));
+    // A disk that hangs must not keep the process.
+    event_loop.shutdown_timeout(Duration::ZERO);
+    let _gone = fs::remove_file(socket);
+    served
+}
+
+/// The socket that `start` made, moved away from descriptor 0.
+fn take_listener() -> Result<StdUnixListener, ServeError> {
+    let setup = |what| move |error| ServeError::Setup(what, error);
+    let stdin = io::stdin();
+    if !socket_acceptconn(&stdin).unwrap_or(false) {
+        return Err(ServeError::NoListener);
+    }
+    let listener = stdin
+        .as_fd()
+        .try_clone_to_owned()
+        .map(StdUnixListener::from)
+        .map_err(setup("take the socket"))?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    null.and_then(rustix::stdio::dup2_stdin)
+        .map_err(|error| ServeError::Setup("let go of standard input", error.into()))?;
+    // Once more by this process: whoever connects sees our pid as its peer, see `delete`.
+    rustix::net::listen(&listener, BACKLOG)
+        .map_err(|error| ServeError::Setup("listen", error.into()))?;
+    listener.set_nonblocking(true).map_err(setup("make the socket non-blocking"))?;
+    Ok(listener)
+}
+
+async fn run(
+    identity: Identity,
+    paths: Paths,
+    listener: StdUnixListener,
+) -> Result<(), ServeError> {
+    let bundle = identity.bundle.as_deref().unwrap_or(Path::new("."));
+    let log = Log::open(bundle, identity.key.id.as_str(), identity.debug);
+    let family = Family::default();
+    let launcher = Launcher::new(&paths, identity.key.clone(), log.clone(), family.clone());
+    let namespace = identity.key.namespace.as_str().to_owned();
+    let events_address = std::env::var_os(EVENTS_VARIABLE).map(PathBuf::from);
+    let context = Context {
+        key: identity.key,
+        paths,
+        events: Publisher::spawn(events_address, namespace, log.clone()),
+        log,
+        launcher,
+        family,
+        shutdown: Arc::new(Notify::new()),
+    };
+    let service = Arc::new(TaskService::new(context.clone()));
+    let mut server = serve_tasks(&service, listener)?;
+    server.start().await.map_err(ServeError::Serve)?;
+    context.log.debug("serving");
+    let containerd = PathBuf::from(identity.address);
+    tokio::select! {
+        () = context.shutdown.notified() => tokio::time::sleep(ANSWER_PAUSE).await,
+        () = idle(&service, &containerd) => context.log.warn("ending: nothing to do and containerd is gone"),
+        done = signals(&service, &context) => done?,
+    }
+    if !context.events.flush(EVENTS_PATIENCE).await {
+        context.log.warn("ending with events that containerd did not take");
+    }
+    context.log.close();
+    server.shutdown().await.map_err(ServeError::Serve)
+}
+
+fn serve_tasks(
+    service: &Arc<TaskService>,
+    listener: StdUnixListener,
+) -> Result<Server, ServeError> {
+    let listener = tokio::net::UnixListener::from_std(listener)
+        .map_err(|error| ServeError::Setup("watch the socket", error))?;
+    // The two versions are the same on the wire; only the name differs.
+    let task: Arc<dyn Task + Send + Sync> = Arc::<TaskService>::clone(service);
+    let v3 = create_task(Arc::clone(&task));
+    let v2 = create_task(task)
+        .into_iter()
+        .map(|(name, methods)| (name.replace(SERVICE_V3, SERVICE_V2), methods))
+        .collect();
+    Ok(Server::new()
+        .add_listener(listener::only_root(listener))
+        .register_service(v3)
+        .register_service(v2))
+}
+
+/// Returns when no container is here and containerd has been away for two looks.
+async fn idle(service: &TaskService, containerd: &Path) {
+    let mut missed = 0;
+    while missed < 2 {
+        tokio::time::sleep(IDLE_LOOK).await;
+        let alone = service.is_empty() && StdUnixStream::connect(containerd).is_err();
+        missed = if alone { missed + 1 } else { 0 };
+    }
+}
+
+/// Reaps orphans; returns when asked to end while nothing runs.
+async fn signals(service: &TaskService, context: &Context) -> Result<(), ServeError> {
+    let mut child = listen_to(SignalKind::child())?;
+    let mut terminate = listen_to(SignalKind::terminate())?;
+    let mut interrupt = listen_to(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = child.recv() => {
+                context.family.reap_orphans();
+                continue;
+            }
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if service.is_empty() {
+            return Ok(());
+        }
+        context.log.warn("asked to end by a signal; a container is here, so it stays");
+    }
+}
+
+fn listen_to(kind: SignalKind) -> Result<Signal, ServeError> {
+    signal(kind).map_err(|error| ServeError::Setup("listen to signals", error))
+}
+
+/// A time as containerd's messages carry it.
+pub(crate) fn timestamp(at: UnixSeconds) -> MessageField<Timestamp> {
+    MessageField::some(Timestamp { seconds: at.0, ..Timestamp::default() })
+}
+
+impl Context {
+    /// Logs an error with all its causes.
+    pub(crate) fn warn_chain(&self, error: &dyn std::error::Error) {
+        self.log.warn(Chain(error));
+    }
+}

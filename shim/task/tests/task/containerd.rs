@@ -1,0 +1,191 @@
+//! The same through a real containerd with its own root, state and sockets.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nimbus_api::id::ContainerKey;
+use nimbus_api::{Refusal, RefusalCode};
+
+use crate::agent::{Agent, Answer};
+use crate::granted::build_runtime;
+use crate::lab::{alive, wait_until};
+use crate::plan::{busybox_root, grant, plan};
+
+const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-nimbus-v1");
+const NAMESPACE: &str = "nimbus";
+/// Tells containers of this test binary apart: cgroups have no containerd.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+struct Containerd {
+    dir: tempfile::TempDir,
+    daemon: Child,
+    key: ContainerKey,
+}
+
+impl Containerd {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        fs::create_dir(path("run")).unwrap();
+        let config = format!(
+            "version = 2\nroot = {:?}\nstate = {:?}\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+             [grpc]\naddress = {:?}\n[ttrpc]\naddress = {:?}\n",
+            path("root"),
+            path("state"),
+            path("c.sock"),
+            path("c.sock.ttrpc"),
+        );
+        fs::write(path("config.toml"), config).unwrap();
+        let daemon = spawn_daemon(dir.path());
+        let n = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let id = format!("c{}-{n}", std::process::id()).parse().unwrap();
+        let key = ContainerKey { namespace: NAMESPACE.parse().unwrap(), id };
+        let containerd = Self { dir, daemon, key };
+        containerd.wait_ready();
+        containerd
+    }
+
+    /// Killed and started again.
+    fn restart(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        self.daemon = spawn_daemon(self.dir.path());
+        self.wait_ready();
+    }
+
+    fn wait_ready(&self) {
+        wait_until("containerd answers", || self.ctr(&["version"]).status.success());
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn ctr(&self, args: &[&str]) -> Output {
+        let socket = self.path("c.sock").display().to_string();
+        Command::new("ctr").args(["-a", &socket, "-n", NAMESPACE]).args(args).output().unwrap()
+    }
+
+    fn run(&self) -> Output {
+        let layer = self.path("layer").display().to_string();
+        let runtime = ["run", "--rm", "--runtime", "io.containerd.nimbus.v1", "--rootfs"];
+        self.ctr(&[&runtime[..], &[&layer, self.key.id.as_str(), "/bin/true"]].concat())
+    }
+
+    fn agent(&self, answer: Answer) -> Agent {
+        Agent::listen(&self.path("run/node.sock"), answer)
+    }
+
+    fn assert_nothing_left(&self) {
+        let log = fs::read_to_string(self.path("daemon.log")).unwrap();
+        let sockets: Vec<_> = fs::read_dir(self.path("run/s")).unwrap().collect();
+        assert!(sockets.is_empty(), "{sockets:?}\n{log}");
+        let bundles = self.path("state/io.containerd.runtime.v2.task").join(NAMESPACE);
+        assert_eq!(fs::read_dir(bundles).map_or(0, Iterator::count), 0, "bundle left\n{log}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "mount left");
+        wait_until("no shim is left", || self.shims() == 0);
+    }
+
+    /// Servers of this very containerd.
+    fn shims(&self) -> usize {
+        let socket = self.path("c.sock").display().to_string();
+        let pids = fs::read_dir("/proc").unwrap().flatten();
+        pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid: &u32| {
+                let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.starts_with("containerd-shim") && line.contains(&socket) && alive(*pid)
+            })
+            .count()
+    }
+}
+
+fn spawn_daemon(dir: &Path) -> Child {
+    let shim = Path::new(SHIM);
+    let search = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", shim.parent().unwrap().display());
+    let log = fs::OpenOptions::new().create(true).append(true).open(dir.join("daemon.log"));
+    Command::new("containerd")
+        .arg("--config")
+        .arg(dir.join("config.toml"))
+        .env("PATH", search)
+        .env("NIMBUS_RUN_DIR", dir.join("run"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log.unwrap())
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        // What a failed test left running.
+        Command::new(SHIM)
+            .args(["-namespace", NAMESPACE, "-id", self.key.id.as_str(), "-address"])
+            .args([self.path("c.sock"), "-bundle".into(), self.path("."), "delete".into()])
+            .env("NIMBUS_RUN_DIR", self.path("run"))
+            .output()
+            .unwrap();
+        self.daemon.kill().unwrap_or_default();
+        self.daemon.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_client_of_containerd_sees_why_and_nothing_is_left() {
+    let containerd = Containerd::start();
+    busybox_root(containerd.dir.path());
+    let answer = |code| {
+        let output = containerd.run();
+        assert!(!output.status.success());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(text.contains(&Refusal::new(code).to_string()), "{text}");
+        containerd.assert_nothing_left();
+    };
+    answer(RefusalCode::NodeAgentDown);
+    let agent = containerd.agent(Answer::Refuse(RefusalCode::LeaseMissing.into()));
+    answer(RefusalCode::LeaseMissing);
+    let config = agent.config();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["process"]["args"], serde_json::json!(["/bin/true"]));
+}
+
+#[test]
+fn what_is_granted_runs_as_the_plan_says_and_not_as_the_client_does() {
+    build_runtime();
+    let containerd = Containerd::start();
+    let layer = busybox_root(containerd.dir.path());
+    let agent = containerd.agent(grant(&plan(&containerd.key, "echo by the plan; exit 5"), layer));
+    let output = containerd.run();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "by the plan\n", "{output:?}");
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    containerd.assert_nothing_left();
+    assert_eq!(agent.released().exit_status, 5);
+}
+
+#[test]
+fn a_job_outlives_its_containerd_and_its_end_is_not_lost() {
+    build_runtime();
+    let mut containerd = Containerd::start();
+    let id = containerd.key.id.to_string();
+    let layer = busybox_root(containerd.dir.path());
+    let agent = containerd.agent(grant(&plan(&containerd.key, "sleep 600"), layer.clone()));
+    let layer = layer.display().to_string();
+    let runtime = ["run", "-d", "--null-io", "--runtime", "io.containerd.nimbus.v1", "--rootfs"];
+    let output = containerd.ctr(&[&runtime[..], &[&layer, id.as_str(), "/bin/true"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let task = |containerd: &Containerd| {
+        String::from_utf8(containerd.ctr(&["task", "ls"]).stdout).unwrap()
+    };
+    assert!(task(&containerd).contains("RUNNING"));
+    containerd.restart();
+    assert!(task(&containerd).contains("RUNNING"), "{}", task(&containerd));
+    assert!(containerd.ctr(&["task", "kill", "-s", "KILL", &id]).status.success());
+    wait_until("it has stopped", || task(&containerd).contains("STOPPED"));
+    let deleted = containerd.ctr(&["task", "rm", &id]);
+    assert_eq!(agent.released().exit_status, 137, "{deleted:?}");
+    wait_until("no shim is left", || containerd.shims() == 0);
+    containerd.assert_nothing_left();
+}

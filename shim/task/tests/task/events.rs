@@ -1,0 +1,51 @@
+//! containerd's side of events: takes them and remembers their order.
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use containerd_shim_protos::api::{Empty, ForwardRequest};
+use containerd_shim_protos::ttrpc::{Result, Server, TtrpcContext};
+use containerd_shim_protos::{Events, create_events};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Default)]
+pub(crate) struct Sink(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Events for Sink {
+    fn forward(&self, _context: &TtrpcContext, request: ForwardRequest) -> Result<Empty> {
+        let (topics, news) = &*self.0;
+        topics.lock().unwrap().push(request.envelope.topic.clone());
+        news.notify_all();
+        Ok(Empty::default())
+    }
+}
+
+impl Sink {
+    pub(crate) fn listen(socket: &Path) -> (Self, Server) {
+        let sink = Self::default();
+        let mut server = Server::new()
+            .bind(&format!("unix://{}", socket.display()))
+            .unwrap()
+            .register_service(create_events(Arc::new(sink.clone())));
+        server.start().unwrap();
+        (sink, server)
+    }
+
+    /// Everything so far, once this topic has come.
+    pub(crate) fn until(&self, topic: &str) -> Vec<String> {
+        let (topics, news) = &*self.0;
+        let (topics, late) = news
+            .wait_timeout_while(topics.lock().unwrap(), PATIENCE, |topics| {
+                !topics.iter().any(|found| found == topic)
+            })
+            .unwrap();
+        assert!(!late.timed_out(), "only {topics:?}");
+        topics.clone()
+    }
+
+    pub(crate) fn so_far(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().clone()
+    }
+}

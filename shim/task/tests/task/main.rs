@@ -1,0 +1,15 @@
+//! The real shim program, driven as containerd drives it, against a node agent that speaks the real
+//! protocol on a real socket and decides as the test says.
+//!
+//! `refused`: whatever is not granted. `granted`: a busybox root handed over as a detached mount, the
+//! real `nimbus-runtime`, a real container. `containerd`: both once more through a containerd of its
+//! own. Needs root and Debian's containerd and busybox-static.
+#![cfg(test)]
+
+mod agent;
+mod containerd;
+mod events;
+mod granted;
+mod lab;
+mod plan;
+mod refused;

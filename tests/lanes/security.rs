@@ -1,0 +1,67 @@
+//! Lane `security`: everything that must be refused, through containerd or `nimbusctl`, each with its
+//! code, with nothing having run and nothing left.
+//!
+//! Attacks through containerd are a container that the node agent made with exactly one thing
+//! changed, under a lease signed with control's own stolen keys; the first case shows that with
+//! nothing changed it runs.
+#![forbid(unsafe_code)]
+
+#[path = "security/attestations.rs"]
+mod attestations;
+#[path = "security/control.rs"]
+mod control;
+#[path = "security/images.rs"]
+mod images;
+#[path = "security/leases.rs"]
+mod leases;
+#[path = "security/policies.rs"]
+mod policies;
+#[path = "security/specs.rs"]
+mod specs;
+
+use std::process::ExitCode;
+
+use nimbus_api::RefusalCode;
+use nimbus_tests::raw::Wish;
+use nimbus_tests::specimen::{Attack, RAN};
+use nimbus_tests::{Lab, Outcome, Setting, cases, lane};
+
+fn main() -> ExitCode {
+    let mut all = cases![shared[the_specimen_itself_runs]];
+    all.extend(attestations::cases());
+    all.extend(leases::cases());
+    all.extend(specs::cases());
+    all.extend(images::cases());
+    all.extend(policies::cases());
+    all.extend(control::cases());
+    lane::main("security", &all)
+}
+
+/// A lab whose policy has not been applied.
+fn without_policy() -> Setting {
+    Setting { policy: false, ..Setting::default() }
+}
+
+fn the_specimen_itself_runs(lab: &mut Lab) -> Outcome {
+    let attack = lab.specimen()?.attack()?;
+    let wish = sealed(lab, &attack)?;
+    lab.try_start(&wish)?.expect_ran(u32::try_from(RAN)?)
+}
+
+/// The container that an attack wishes for, with its claims signed.
+fn sealed(lab: &Lab, attack: &Attack) -> Result<Wish, nimbus_tests::Failure> {
+    let spec = attack.sealed(&lab.stolen()?)?;
+    Ok(Wish { id: attack.id.clone(), spec, ..Wish::default() })
+}
+
+/// Spoils a good attack in one way and expects this code.
+fn refused(
+    lab: &mut Lab,
+    code: RefusalCode,
+    spoil: impl FnOnce(&mut Attack) -> Outcome,
+) -> Outcome {
+    let mut attack = lab.specimen()?.attack()?;
+    spoil(&mut attack)?;
+    let wish = sealed(lab, &attack)?;
+    lab.try_start(&wish)?.expect_refused(code)
+}

@@ -1,0 +1,156 @@
+//! A container that the node agent made, caught alive: its specification and its lease are what an
+//! attacker begins with.
+//!
+//! Intent: every attack is this specimen with exactly one thing changed, and one test shows that
+//! the specimen itself, with nothing changed but its ids, runs. So an attack that is refused is
+//! refused for what was changed.
+
+use nimbus_api::lease::{LEASE_ANNOTATION, LeaseClaims, LeaseToken};
+use nimbus_api::process::ProcessIdentity;
+use serde_json::{Value, json};
+
+use crate::mint::{self, Stolen, at};
+use crate::{Failure, Lab, ensure};
+
+/// How the program of an attack ends when it runs.
+pub const RAN: i32 = 42;
+/// How long an attack's lease lasts.
+const LIFETIME_SECONDS: i64 = 600;
+
+/// A caught container.
+#[derive(Debug, Clone)]
+pub struct Specimen {
+    id: String,
+    spec: Value,
+    claims: LeaseClaims,
+    token: String,
+}
+
+/// A container somebody tries to start.
+#[derive(Debug, Clone)]
+pub struct Attack {
+    /// Container id.
+    pub id: String,
+    /// Its lease's claims, to be signed.
+    pub claims: LeaseClaims,
+    /// Its specification, without the lease.
+    pub spec: Value,
+}
+
+impl Specimen {
+    /// Takes the specification of a running container of the node agent.
+    pub fn of(lab: &Lab, id: &str) -> Result<Self, Failure> {
+        let spec = lab.ctr().spec(id)?;
+        let token = spec.get("annotations").and_then(|all| all.get(LEASE_ANNOTATION));
+        let token = token.and_then(Value::as_str).unwrap_or_default().to_owned();
+        ensure!(!token.is_empty(), "container {id} has no lease in its annotations: {spec}");
+        let claims = mint::claims_in(&token)?;
+        Ok(Self { id: id.to_owned(), spec, claims, token })
+    }
+
+    /// The lease that the container has.
+    pub fn token(&self) -> LeaseToken {
+        LeaseToken::unchecked(self.token.clone())
+    }
+
+    /// Its claims.
+    pub const fn claims(&self) -> &LeaseClaims {
+        &self.claims
+    }
+
+    /// The very same container, claims and program, under another id.
+    pub fn copy(&self) -> Result<Attack, Failure> {
+        let id = format!("{}-1", mint::job_id()?);
+        let text = self.spec.to_string().replace(&self.id, &id);
+        let mut copy =
+            Attack { id, claims: self.claims.clone(), spec: serde_json::from_str(&text)? };
+        copy.remove("/annotations", LEASE_ANNOTATION);
+        Ok(copy)
+    }
+
+    /// A container like it with ids, lease and program of its own: nothing is wrong with it yet.
+    pub fn attack(&self) -> Result<Attack, Failure> {
+        let mut attack = self.copy()?;
+        let claims = &mut attack.claims;
+        claims.lease_id = mint::lease_id()?;
+        claims.job = attack.id.trim_end_matches("-1").parse()?;
+        claims.attempt = 1;
+        (claims.iat, claims.nbf) = (at(0), at(-5));
+        (claims.start_by, claims.exp) = (at(LIFETIME_SECONDS), at(LIFETIME_SECONDS));
+        let script = format!("exit {RAN}");
+        attack.program(&["/bin/sh", "-c", &script])?;
+        Ok(attack)
+    }
+}
+
+impl Attack {
+    /// Sets what is run, in the specification and in the lease.
+    pub fn program(&mut self, args: &[&str]) -> Result<(), Failure> {
+        self.set("/process/args", json!(args))?;
+        self.claims.process_sha256 = identity(&self.spec)?.digest();
+        Ok(())
+    }
+
+    /// Sets a field, by JSON pointer; its parent must be there.
+    pub fn set(&mut self, at: &str, value: Value) -> Result<(), Failure> {
+        let (parent, name) = at.rsplit_once('/').unwrap_or_default();
+        let place = self.spec.pointer_mut(parent).and_then(Value::as_object_mut);
+        let place = place.ok_or_else(|| Failure::new(format!("no {parent} in the spec")))?;
+        place.insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    /// Appends to a list, which is made when it is not there.
+    pub fn push(&mut self, at: &str, value: Value) -> Result<(), Failure> {
+        if let Some(list) = self.spec.pointer_mut(at).and_then(Value::as_array_mut) {
+            list.push(value);
+            return Ok(());
+        }
+        self.set(at, json!([value]))
+    }
+
+    /// Removes a field.
+    pub fn remove(&mut self, parent: &str, name: &str) {
+        if let Some(place) = self.spec.pointer_mut(parent).and_then(Value::as_object_mut) {
+            place.remove(name);
+        }
+    }
+
+    /// The specification with this lease in it.
+    pub fn with_token(&self, token: &LeaseToken) -> Result<Vec<u8>, Failure> {
+        let mut sealed = self.clone();
+        if sealed.spec.get("annotations").is_none_or(Value::is_null) {
+            sealed.set("/annotations", json!({}))?;
+        }
+        let annotations = sealed.spec.pointer_mut("/annotations").and_then(Value::as_object_mut);
+        let annotations = annotations.ok_or_else(|| Failure::new("annotations are no object"))?;
+        annotations.insert(LEASE_ANNOTATION.to_owned(), json!(token.as_str()));
+        Ok(sealed.spec.to_string().into_bytes())
+    }
+
+    /// The specification with the claims signed by these keys.
+    pub fn sealed(&self, keys: &Stolen) -> Result<Vec<u8>, Failure> {
+        self.with_token(&keys.sign(&self.claims)?)
+    }
+}
+
+/// What a specification runs, as a lease names it.
+fn identity(spec: &Value) -> Result<ProcessIdentity, Failure> {
+    let strings = |at: &str| -> Result<Vec<String>, Failure> {
+        let list = spec.pointer(at).cloned().unwrap_or_else(|| json!([]));
+        Ok(serde_json::from_value(list)?)
+    };
+    let number = |at: &str| {
+        let number = spec.pointer(at).and_then(Value::as_u64).unwrap_or(0);
+        u32::try_from(number).unwrap_or(u32::MAX)
+    };
+    Ok(ProcessIdentity {
+        args: strings("/process/args")?,
+        env: strings("/process/env")?,
+        cwd: spec.pointer("/process/cwd").and_then(Value::as_str).unwrap_or("/").to_owned(),
+        uid: number("/process/user/uid"),
+        gid: number("/process/user/gid"),
+        additional_gids: Vec::new(),
+        binds: Vec::new(),
+    })
+}
