@@ -28,7 +28,7 @@ fn main() -> ExitCode {
                 a_program_that_is_not_in_the_image_is_refused_with_its_reason,
                 output_can_be_followed_while_the_job_runs,
                 the_same_request_gives_the_same_job,
-                listing_pages_through_every_job_once,
+                a_list_shows_every_job_once_and_the_newest_first,
                 a_cancelled_job_ends_and_leaves_nothing,
                 a_job_that_runs_too_long_is_ended,
                 a_job_sees_only_what_its_lease_gives,
@@ -104,7 +104,7 @@ fn the_same_request_gives_the_same_job(lab: &mut Lab) -> Outcome {
     lab.wait_ended(&first)?.expect_exit(0)
 }
 
-fn listing_pages_through_every_job_once(lab: &mut Lab) -> Outcome {
+fn a_list_shows_every_job_once_and_the_newest_first(lab: &mut Lab) -> Outcome {
     let submission = lab.good(&["/bin/true"])?;
     let mut submitted = Vec::new();
     for _ in 0..5 {
@@ -113,30 +113,22 @@ fn listing_pages_through_every_job_once(lab: &mut Lab) -> Outcome {
     for job in &submitted {
         lab.wait_ended(job)?.expect_exit(0)?;
     }
-    let mut listed = Vec::new();
-    let mut token = String::new();
-    loop {
-        let mut args = vec!["list", "--page-size", "2"];
-        if !token.is_empty() {
-            args.extend(["--page-token", &token]);
-        }
-        let page = lab.ctl().json(&args)?;
-        let jobs: Vec<Value> = field(&page, "jobs")?;
-        ensure!(jobs.len() <= 2, "a page holds {} jobs", jobs.len());
-        for job in jobs {
-            let name: String = field(&job, "name")?;
-            listed.push(name.rsplit('/').next().unwrap_or_default().to_owned());
-        }
-        token = field(&page, "next_page_token").unwrap_or_default();
-        if token.is_empty() {
-            break;
-        }
-    }
+    let listed = list(lab, "500")?;
     for job in &submitted {
         let times = listed.iter().filter(|listed| *listed == job).count();
         ensure!(times == 1, "{job} is listed {times} times");
     }
+    let newest: Vec<_> = submitted.iter().rev().take(2).cloned().collect();
+    let first = list(lab, "2")?;
+    ensure!(first == newest, "expected {newest:?}, found {first:?}");
     Ok(())
+}
+
+/// The ids of the newest jobs.
+fn list(lab: &Lab, limit: &str) -> Result<Vec<String>, Failure> {
+    let page = lab.ctl().json(&["list", "--limit", limit])?;
+    let jobs: Vec<Value> = field(&page, "jobs")?;
+    jobs.iter().map(|job| field(job, "id")).collect()
 }
 
 fn a_cancelled_job_ends_and_leaves_nothing(lab: &mut Lab) -> Outcome {

@@ -10,6 +10,7 @@
 //! (`nimbus-api`) and the maker of test data (`nimbus-forge`) are used.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod child;
 pub mod ctl;
 pub mod ctr;

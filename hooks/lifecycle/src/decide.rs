@@ -1,7 +1,8 @@
 //! `admit`: facts in, plan or refusal out.
 //!
 //! The order is fixed, so that the same facts always give the same code: the lease and what it has
-//! been used for, the shape of the request, the image, the policy, the filter, the specification.
+//! been used for, the shape of the request, the specification, the image, the policy, the filter.
+//! What was asked for comes before what it is asked of, so that whoever asks for too much reads that.
 //! A step runs only when all before it have said yes, and the plan is made from what they return.
 
 use nimbus_api::lease::{GpuMode, LeasedEgress, VerifiedLease};
@@ -17,10 +18,10 @@ pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
     let authority = lease::check(facts)?;
     let lease = authority.lease;
     task::check(&facts.task, &facts.node, &facts.container)?;
+    let judged = spec::judge(&facts.task.config_json, &facts.container, &lease.claims)?;
     let image = image::check(&facts.image, authority.image, &facts.node.platform)?;
     let granted = policy::check(facts, image, lease.claims.policy.as_ref())?;
     let filter = seccomp::check(&facts.seccomp, &lease.claims.seccomp)?;
-    let judged = spec::judge(&facts.task.config_json, &facts.container, &lease.claims)?;
     // Irrefutable while nothing else can be leased; a new kind must be decided about here.
     let (GpuMode::None, LeasedEgress::None) = (lease.claims.gpu.mode, lease.claims.egress);
 

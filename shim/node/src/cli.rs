@@ -1,6 +1,6 @@
 //! The command line of `nimbus-node`: what a person can tell it, and what it answers with.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -236,7 +236,10 @@ fn reset_clock(config: &NodeConfig) -> Result<(), CommandError> {
 fn start_log(json: bool) {
     let filter =
         EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_absent| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     if json {
         builder.json().init();
     } else {

@@ -153,8 +153,8 @@ fn no_lease(lab: &mut Lab) -> Result<Happened, Failure> {
 
 fn expired_lease(lab: &mut Lab) -> Result<Happened, Failure> {
     attacked(lab, |attack| {
-        (attack.claims.iat, attack.claims.nbf) = (at(-1200), at(-1200));
-        (attack.claims.start_by, attack.claims.exp) = (at(-600), at(-600));
+        (attack.claims.iat, attack.claims.nbf) = (at(-4), at(-4));
+        (attack.claims.start_by, attack.claims.exp) = (at(-2), at(-2));
         Ok(())
     })
 }

@@ -297,6 +297,19 @@ fn a_shim_resumes_with_a_restarted_agent_by_its_plan_only() {
 }
 
 #[test]
+fn a_task_deleted_while_it_was_made_is_lost_and_not_cancelled() {
+    let running = Running::start();
+    let claims = World::grant(&running.agent);
+    let mut shim = running.ask(&claims);
+    shim.granted();
+    let reason = "job.cancelled".to_owned();
+    shim.say(FromShim::Released(Released { reason, ..Released::default() }));
+    until(|| running.stage(&claims) == Stage::Ended);
+    let end = running.agent.ledger.get(&claims.lease_id).unwrap().end.unwrap();
+    assert_eq!(end.reason, Some(RefusalCode::NodeLost));
+}
+
+#[test]
 fn a_restart_voids_what_was_not_started() {
     let mut running = Running::start();
     let claims = World::grant(&running.agent);

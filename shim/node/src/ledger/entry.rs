@@ -161,7 +161,7 @@ impl Entry {
             Step::End(end) => {
                 if self.stage != Stage::Ended {
                     next.stage = Stage::Ended;
-                    next.end = Some(end);
+                    next.end = Some(self.believed(end));
                 }
             }
             Step::Report => {
@@ -191,6 +191,23 @@ impl Entry {
         self.usage = Some(usage);
         self.stage = Stage::Used;
         Ok(())
+    }
+
+    /// Only control cancels and revokes, and the ledger knows when it did. A shim says
+    /// `job.cancelled` too when containerd deletes a task that is being made, which it does when the
+    /// agent dies in the middle: passed on, that would be the end of a job that nobody cancelled.
+    fn believed(&self, end: End) -> End {
+        let controls = |code: RefusalCode| {
+            code == RefusalCode::LeaseRevoked || code.as_str().starts_with("job.")
+        };
+        match end.reason {
+            Some(code) if controls(code) && self.revoked.is_none() => {
+                let found = format!("it was ended as {code}, which control did not ask for");
+                let refusal = Refusal::with(RefusalCode::NodeLost, found);
+                End { reason: Some(refusal.code), message: refusal.to_string(), ..end }
+            }
+            Some(_) | None => end,
+        }
     }
 
     /// Whether the lease is used for this container with this specification.
@@ -305,6 +322,24 @@ mod tests {
         let started = used.after(Step::Start).unwrap();
         let twice = started.after(Step::Use(Box::new(usage(1, 5)))).unwrap_err();
         assert_eq!(twice.code, RefusalCode::LeaseReplayed);
+    }
+
+    #[test]
+    fn a_cancellation_that_control_did_not_ask_for_is_a_loss() {
+        let ended = |entry: &Entry, code| {
+            let end = End { reason: Some(code), ..end() };
+            entry.after(Step::End(end)).unwrap().end.unwrap().reason
+        };
+        let granted = Entry::granted(testing::claims());
+        let codes = [RefusalCode::JobCancelled, RefusalCode::JobRuntime, RefusalCode::LeaseRevoked];
+        let revoked = Revoked { code: RefusalCode::JobCancelled, message: String::new() };
+        let revoked = granted.after(Step::Revoke(revoked)).unwrap();
+        for code in codes {
+            assert_eq!(ended(&granted, code), Some(RefusalCode::NodeLost));
+            assert_eq!(ended(&revoked, code), Some(code));
+        }
+        assert_eq!(ended(&granted, RefusalCode::LeaseEnded), Some(RefusalCode::LeaseEnded));
+        assert_eq!(ended(&granted, RefusalCode::ImageDenied), Some(RefusalCode::ImageDenied));
     }
 
     #[test]

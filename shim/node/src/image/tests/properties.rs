@@ -88,7 +88,8 @@ fn honest_entries() -> impl Strategy<Value = Vec<(usize, String, String)>> {
     let entry = (entry, any::<proptest::sample::Index>());
     let entries = proptest::collection::vec(entry, 1..10);
     (entries, any::<bool>()).prop_map(|(mut entries, opaque)| {
-        entries.retain(|((_, name), _)| !name.contains(".wh.") || name.contains(".wh..opq") == opaque);
+        entries
+            .retain(|((_, name), _)| !name.contains(".wh.") || name.contains(".wh..opq") == opaque);
         entries.sort_by_key(|((_, name), _)| !name.contains(".wh."));
         let mut files: Vec<String> = Vec::new();
         let mut made = Vec::new();
