@@ -5,10 +5,15 @@
 //! the specimen itself, with nothing changed but its ids, runs. So an attack that is refused is
 //! refused for what was changed.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nimbus_api::id::LeaseId;
 use nimbus_api::lease::{LEASE_ANNOTATION, LeaseClaims, LeaseToken};
 use nimbus_api::process::ProcessIdentity;
 use serde_json::{Value, json};
 
+use crate::failure::During as _;
 use crate::mint::{self, Stolen, at};
 use crate::{Failure, Lab, ensure};
 
@@ -24,6 +29,31 @@ pub struct Specimen {
     spec: Value,
     claims: LeaseClaims,
     token: String,
+    attestations: Attestations,
+}
+
+/// The attestations that came with a grant, as the node agent keeps them for the lease.
+#[derive(Debug, Clone)]
+struct Attestations {
+    dir: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Attestations {
+    fn file(dir: &Path, lease: &LeaseId) -> PathBuf {
+        dir.join(format!("{lease}.pb"))
+    }
+
+    /// Those of a lease that the agent holds.
+    fn of(dir: PathBuf, lease: &LeaseId) -> Result<Self, Failure> {
+        let bytes = fs::read(Self::file(&dir, lease)).during("the attestations of a grant")?;
+        Ok(Self { dir, bytes })
+    }
+
+    /// Puts them where a grant of control would have put them for this lease.
+    fn grant(&self, lease: &LeaseId) -> Result<(), Failure> {
+        Ok(fs::write(Self::file(&self.dir, lease), &self.bytes)?)
+    }
 }
 
 /// A container somebody tries to start.
@@ -35,6 +65,7 @@ pub struct Attack {
     pub claims: LeaseClaims,
     /// Its specification, without the lease.
     pub spec: Value,
+    attestations: Attestations,
 }
 
 impl Specimen {
@@ -45,7 +76,8 @@ impl Specimen {
         let token = token.and_then(Value::as_str).unwrap_or_default().to_owned();
         ensure!(!token.is_empty(), "container {id} has no lease in its annotations: {spec}");
         let claims = mint::claims_in(&token)?;
-        Ok(Self { id: id.to_owned(), spec, claims, token })
+        let attestations = Attestations::of(lab.node_dir().join("bundles"), &claims.lease_id)?;
+        Ok(Self { id: id.to_owned(), spec, claims, token, attestations })
     }
 
     /// The lease that the container has.
@@ -62,8 +94,12 @@ impl Specimen {
     pub fn copy(&self) -> Result<Attack, Failure> {
         let id = format!("{}-1", mint::job_id()?);
         let text = self.spec.to_string().replace(&self.id, &id);
-        let mut copy =
-            Attack { id, claims: self.claims.clone(), spec: serde_json::from_str(&text)? };
+        let mut copy = Attack {
+            id,
+            claims: self.claims.clone(),
+            spec: serde_json::from_str(&text)?,
+            attestations: self.attestations.clone(),
+        };
         copy.remove("/annotations", LEASE_ANNOTATION);
         Ok(copy)
     }
@@ -128,8 +164,10 @@ impl Attack {
         Ok(sealed.spec.to_string().into_bytes())
     }
 
-    /// The specification with the claims signed by these keys.
+    /// The specification with the claims signed by these keys. Whoever holds them can have control
+    /// grant the lease too, so the image's attestations are where a grant would put them.
     pub fn sealed(&self, keys: &Stolen) -> Result<Vec<u8>, Failure> {
+        self.attestations.grant(&self.claims.lease_id)?;
         self.with_token(&keys.sign(&self.claims)?)
     }
 }

@@ -17,6 +17,7 @@ pub(crate) fn cases() -> Vec<Case> {
         shared[
             a_symlinked_dev_proc_or_sys_is_refused_and_the_host_untouched,
             hostile_layers_touch_nothing_outside,
+            a_whiteout_through_a_link_removes_nothing_outside,
             a_device_node_in_a_layer_is_refused,
             an_absolute_path_stays_inside,
             a_layer_cut_short_is_refused,
@@ -88,7 +89,6 @@ fn hostile_layers_touch_nothing_outside(lab: &mut Lab) -> Outcome {
         ("through-two", Layer::new().symlink("a", &outside).symlink("b", "a").dir("b/c", 0o755)),
         ("hardlink", Layer::new().hardlink("l", &format!("{outside}/ptmx"))),
         ("link-link", Layer::new().symlink("a", &outside).hardlink("l", "a/ptmx")),
-        ("whiteout", Layer::new().symlink("a", &outside).whiteout("a/ptmx")),
     ];
     for (name, layer) in layers {
         let image = on_busybox(layer)?.build()?;
@@ -96,6 +96,20 @@ fn hostile_layers_touch_nothing_outside(lab: &mut Lab) -> Outcome {
         victim.check()?;
     }
     Ok(())
+}
+
+/// A whiteout of something that no lower layer has hides nothing, so such a layer is not refused.
+fn a_whiteout_through_a_link_removes_nothing_outside(lab: &mut Lab) -> Outcome {
+    let path = lab.path("files/victim-whiteout");
+    let victim = Victim(&path);
+    victim.make()?;
+    let outside = path.display().to_string();
+    let image = on_busybox(Layer::new().symlink("a", &outside).whiteout("a/ptmx"))?.build()?;
+    let submission = attested(lab, "whiteout", &image)?;
+    let ended = lab.outcome(&submission)?;
+    let allowed = [None, Some(RefusalCode::ImageLayerHostile)];
+    ensure!(allowed.contains(&ended.code), "found {}", ended.job);
+    victim.check()
 }
 
 fn a_device_node_in_a_layer_is_refused(lab: &mut Lab) -> Outcome {

@@ -52,7 +52,8 @@ pub(super) fn specification(dir: &Path, root: &Path) -> Result<Value, Failure> {
         Ok(ctr.ask(&["version"])?.good().ok())
     })?;
     let root = root.display().to_string();
-    ctr.ask(&["containers", "create", "--seccomp", "--rootfs", &root, "bench", "/bin/true"])?.good()?;
+    ctr.ask(&["containers", "create", "--seccomp", "--rootfs", &root, "bench", "/bin/true"])?
+        .good()?;
     let spec = ctr.spec("bench")?;
     ctr.ask(&["containers", "rm", "bench"])?.good()?;
     containerd.terminate()?;

@@ -62,8 +62,10 @@ fn build(rules: &[&Value]) -> Result<Vec<u8>, Failure> {
         "filter": rules,
     }});
     let arch = if cfg!(target_arch = "aarch64") { TargetArch::aarch64 } else { TargetArch::x86_64 };
-    let programs: BTreeMap<_, _> =
-        compile_from_json(input.to_string().as_bytes(), arch).during("compile")?.into_iter().collect();
+    let programs: BTreeMap<_, _> = compile_from_json(input.to_string().as_bytes(), arch)
+        .during("compile")?
+        .into_iter()
+        .collect();
     let program = programs.get(FILTER).map(Vec::as_slice).unwrap_or_default();
     let bytes = program.iter().flat_map(|instruction| {
         let [low, high] = instruction.code.to_ne_bytes();
@@ -91,7 +93,7 @@ mod tests {
             ]})
         };
         let program = compile(&profile(json!(["read", "write", "no_such_call"]))).unwrap();
-        assert!(!program.is_empty() && program.len() % 8 == 0);
+        assert!(!program.is_empty() && program.len().is_multiple_of(8));
         assert_eq!(compile(&profile(json!(["read", "write"]))).unwrap(), program);
     }
 }

@@ -59,7 +59,8 @@ fn peer(lab: &mut Lab, root: &Path) -> Result<(String, Process), Failure> {
     let id = format!("peer-{}", mint::unique()?);
     lab.remember(&id);
     let root = root.display().to_string();
-    let args = ["run", "--detach", "--null-io", "--seccomp", "--rootfs", &root, &id, "/bin/sleep", "600"];
+    let args =
+        ["run", "--detach", "--null-io", "--seccomp", "--rootfs", &root, &id, "/bin/sleep", "600"];
     lab.ctr().ask(&args)?.good()?;
     let shim = until("the peer's shim", || {
         let found = proc::processes();
@@ -80,7 +81,8 @@ impl Memory {
         let megabytes = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
             let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u32>().ok());
-            let kib = kib.ok_or_else(|| Failure::new(format!("no {name} of {}", process.cmdline)))?;
+            let kib =
+                kib.ok_or_else(|| Failure::new(format!("no {name} of {}", process.cmdline)))?;
             Ok::<_, Failure>(f64::from(kib) * 1024.0 / 1e6)
         };
         self.rss.push(megabytes("VmRSS:")?);

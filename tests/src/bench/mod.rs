@@ -52,7 +52,17 @@ impl Comparison {
         let (mine, other) = (percentile(ours, 50)?, percentile(theirs, 50)?);
         let p99 = percentile(ours, 99)?;
         let ratio = mine / other;
-        Ok(Self { name, peer, unit, n: ours.len(), ours: mine, theirs: other, ratio, p50: mine, p99 })
+        Ok(Self {
+            name,
+            peer,
+            unit,
+            n: ours.len(),
+            ours: mine,
+            theirs: other,
+            ratio,
+            p50: mine,
+            p99,
+        })
     }
 
     /// Prints it.

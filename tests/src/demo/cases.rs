@@ -213,5 +213,8 @@ fn refusal_text(text: &str) -> String {
     let line = text.lines().find(|line| line.contains('[')).unwrap_or(text);
     let from = line.find('[').unwrap_or(0);
     let text = line.get(from..).unwrap_or(line);
-    text.trim().trim_end_matches(": unknown").to_owned()
+    // containerd puts its own word for the status behind the text.
+    let suffixes = [": unknown", ": unavailable", ": failed precondition", ": not found"];
+    let bare = suffixes.iter().find_map(|suffix| text.trim().strip_suffix(suffix));
+    bare.unwrap_or(text.trim()).to_owned()
 }
