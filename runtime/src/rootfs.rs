@@ -205,9 +205,9 @@ mod tests {
 
     #[test]
     fn a_home_is_found_by_number_and_only_if_it_is_a_path() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nbad:x:7:7::relative:/\nu:x:1000:1000::/home/u:/\nshort:x:8\n";
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nbad:x:7:7::relative:/\nu:x:1000:1000::/srv/u:/\nshort:x:8\n";
         assert_eq!(home_in(passwd, 0).as_deref(), Some("/root"));
-        assert_eq!(home_in(passwd, 1000).as_deref(), Some("/home/u"));
+        assert_eq!(home_in(passwd, 1000).as_deref(), Some("/srv/u"));
         assert_eq!(home_in(passwd, 7), None);
         assert_eq!(home_in(passwd, 8), None);
         assert_eq!(home_in(passwd, 9), None);

@@ -230,11 +230,11 @@ mod tests {
             mode,
         };
         let devices = [rule(Some(0o666)), rule(None)];
-        let parts = Parts { root: "/r", read_only: true, devices: Some(&devices), home: "/home/u" };
+        let parts = Parts { root: "/r", read_only: true, devices: Some(&devices), home: "/srv/u" };
         let spec = complete(good(), parts);
         assert_eq!(spec["root"], json!({"path": "/r", "readonly": true}));
         assert_eq!(spec["process"]["noNewPrivileges"], true);
-        assert_eq!(spec["process"]["env"], json!(["A=b", "HOME=/home/u"]));
+        assert_eq!(spec["process"]["env"], json!(["A=b", "HOME=/srv/u"]));
         for set in CAPABILITY_SETS {
             assert_eq!(spec["process"]["capabilities"][set], json!([]));
         }

@@ -23,11 +23,11 @@ use std::process::ExitCode;
 
 use nimbus_api::RefusalCode;
 use nimbus_tests::raw::Wish;
-use nimbus_tests::specimen::{Attack, RAN};
+use nimbus_tests::specimen::Attack;
 use nimbus_tests::{Lab, Outcome, Setting, cases, lane};
 
 fn main() -> ExitCode {
-    let mut all = cases![shared[the_specimen_itself_runs]];
+    let mut all = cases![shared[the_specimen_lacks_nothing_but_a_grant]];
     all.extend(attestations::cases());
     all.extend(leases::cases());
     all.extend(specs::cases());
@@ -42,10 +42,20 @@ fn without_policy() -> Setting {
     Setting { policy: false, ..Setting::default() }
 }
 
-fn the_specimen_itself_runs(lab: &mut Lab) -> Outcome {
+/// A lease that verifies but never came to the agent in a grant is refused last of all, so whatever
+/// else an attack is refused for is what was changed.
+fn the_specimen_lacks_nothing_but_a_grant(lab: &mut Lab) -> Outcome {
     let attack = lab.specimen()?.attack()?;
     let wish = sealed(lab, &attack)?;
-    lab.try_start(&wish)?.expect_ran(u32::try_from(RAN)?)
+    lab.try_start(&wish)?.expect_refused(RefusalCode::LeaseMissing)
+}
+
+/// Skips a case that needs a minted lease to run. The agent starts granted leases only, so such a
+/// case needs a control service of the attacker's own, in session with the node.
+fn needs_a_grant() -> Outcome {
+    Err(nimbus_tests::Failure::skip(
+        "needs the attacker's own control service in session (issue 2)",
+    ))
 }
 
 /// The container that an attack wishes for, with its claims signed.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nimbus_api::id::LeaseId;
-use nimbus_api::lease::{LEASE_ANNOTATION, LeaseClaims, LeaseToken};
+use nimbus_api::lease::{LEASE_ANNOTATION, LeaseClaims, LeaseToken, LeasedImage};
 use nimbus_api::process::ProcessIdentity;
 use serde_json::{Value, json};
 
@@ -37,6 +37,7 @@ pub struct Specimen {
 struct Attestations {
     dir: PathBuf,
     bytes: Vec<u8>,
+    images: Vec<LeasedImage>,
 }
 
 impl Attestations {
@@ -45,14 +46,19 @@ impl Attestations {
     }
 
     /// Those of a lease that the agent holds.
-    fn of(dir: PathBuf, lease: &LeaseId) -> Result<Self, Failure> {
-        let bytes = fs::read(Self::file(&dir, lease)).during("the attestations of a grant")?;
-        Ok(Self { dir, bytes })
+    fn of(dir: PathBuf, claims: &LeaseClaims) -> Result<Self, Failure> {
+        let file = Self::file(&dir, &claims.lease_id);
+        let bytes = fs::read(file).during("the attestations of a grant")?;
+        Ok(Self { dir, bytes, images: claims.images.clone() })
     }
 
-    /// Puts them where a grant of control would have put them for this lease.
-    fn grant(&self, lease: &LeaseId) -> Result<(), Failure> {
-        Ok(fs::write(Self::file(&self.dir, lease), &self.bytes)?)
+    /// Puts them where a grant of control would have put them for this lease, if it is for the image
+    /// that they are about.
+    fn grant(&self, claims: &LeaseClaims) -> Result<(), Failure> {
+        if claims.images == self.images {
+            fs::write(Self::file(&self.dir, &claims.lease_id), &self.bytes)?;
+        }
+        Ok(())
     }
 }
 
@@ -76,7 +82,7 @@ impl Specimen {
         let token = token.and_then(Value::as_str).unwrap_or_default().to_owned();
         ensure!(!token.is_empty(), "container {id} has no lease in its annotations: {spec}");
         let claims = mint::claims_in(&token)?;
-        let attestations = Attestations::of(lab.node_dir().join("bundles"), &claims.lease_id)?;
+        let attestations = Attestations::of(lab.node_dir().join("bundles"), &claims)?;
         Ok(Self { id: id.to_owned(), spec, claims, token, attestations })
     }
 
@@ -167,7 +173,7 @@ impl Attack {
     /// The specification with the claims signed by these keys. Whoever holds them can have control
     /// grant the lease too, so the image's attestations are where a grant would put them.
     pub fn sealed(&self, keys: &Stolen) -> Result<Vec<u8>, Failure> {
-        self.attestations.grant(&self.claims.lease_id)?;
+        self.attestations.grant(&self.claims)?;
         self.with_token(&keys.sign(&self.claims)?)
     }
 }

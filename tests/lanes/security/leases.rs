@@ -231,6 +231,7 @@ fn a_lease_used_for_one_container_starts_no_other(lab: &mut Lab) -> Outcome {
 }
 
 fn a_lease_used_up_is_not_used_again(lab: &mut Lab) -> Outcome {
+    super::needs_a_grant()?;
     let attack = lab.specimen()?.attack()?;
     let wish = sealed(lab, &attack)?;
     lab.try_start(&wish)?.expect_ran(u32::try_from(RAN)?)?;
@@ -238,6 +239,7 @@ fn a_lease_used_up_is_not_used_again(lab: &mut Lab) -> Outcome {
 }
 
 fn an_older_attempt_is_refused(lab: &mut Lab) -> Outcome {
+    super::needs_a_grant()?;
     let mut newer = lab.specimen()?.attack()?;
     newer.claims.attempt = 2;
     let wish = sealed(lab, &newer)?;

@@ -278,6 +278,7 @@ fn a_specification_that_is_no_json_is_refused(lab: &mut Lab) -> Outcome {
 /// The poisoned snapshot of P 0.3: containerd has other files for this image than were attested and
 /// hands them over as the rootfs. The job sees the attested ones all the same.
 fn a_clients_snapshot_is_never_used(lab: &mut Lab) -> Outcome {
+    super::needs_a_grant()?;
     let poisoned = lab.path("files/poisoned");
     fs::create_dir_all(poisoned.join("etc"))?;
     fs::write(poisoned.join("etc/which"), "poison")?;
@@ -292,6 +293,7 @@ fn a_clients_snapshot_is_never_used(lab: &mut Lab) -> Outcome {
 }
 
 fn what_is_merely_unset_is_set(lab: &mut Lab) -> Outcome {
+    super::needs_a_grant()?;
     let mut attack = lab.specimen()?.attack()?;
     attack.remove("/process", "noNewPrivileges");
     attack.remove("/linux", "seccomp");

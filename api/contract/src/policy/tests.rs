@@ -1,3 +1,5 @@
+//! What the module above promises.
+
 use super::*;
 use proptest::prelude::*;
 

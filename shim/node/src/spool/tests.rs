@@ -1,3 +1,5 @@
+//! What the module above promises.
+
 use super::*;
 use nimbus_api::proto::node::v1::Finished;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! What the module above promises.
+
 use super::*;
 use nimbus_api::dsse::SigningKey;
 use nimbus_api::policy;

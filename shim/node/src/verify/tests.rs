@@ -1,3 +1,5 @@
+//! What the module above promises.
+
 use super::*;
 use crate::testing::{BUNDLE, OneBundle, World, measured, policy_document};
 use nimbus_api::dsse::SigningKey;
