@@ -71,6 +71,7 @@ fn with_controls_policy_still_no_unattested_image_starts(lab: &mut Lab) -> Outco
     let codes = [
         RefusalCode::ImageUntrustedSigner,
         RefusalCode::ImageWrongSubject,
+        RefusalCode::ImageUnattested,
         RefusalCode::ImageMissing,
     ];
     let refused = codes.iter().any(|code| tried.expect_refused(*code).is_ok());
