@@ -53,7 +53,8 @@ pub(super) fn describe(job: &Job) -> String {
     if let Some(code) = shown.exit_code {
         fact("exit code", code.to_string().into());
     }
-    fact("image", format!("{}@{}", shown.image, shown.digest).into());
+    fact("image", (&shown.image).into());
+    fact("digest", (&shown.digest).into());
     fact("command", shown.args.join(" ").into());
     fact("created", shown.created_at.unwrap_or_default().into());
     fact("ended", shown.ended_at.unwrap_or_default().into());
