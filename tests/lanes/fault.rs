@@ -202,7 +202,14 @@ fn the_shim_killed_while_the_job_is_being_started(lab: &mut Lab) -> Outcome {
 }
 
 fn the_shim_killed_while_the_job_runs(lab: &mut Lab) -> Outcome {
-    struck(lab, Step::Running, kill_shim, Lab::check_programs)
+    let submission = witness(lab)?;
+    let job = lab.submit(&submission)?.job()?;
+    let id = lab.wait_running(&job)?;
+    lab.kill_shim(&id)?;
+    let ended = lab.wait_ended(&job)?;
+    // A job does not outlive its shim: nobody would be left to hold it to its lease.
+    ensure!(ended.attempts().len() == 2, "expected a second attempt, found {}", ended.job);
+    judge(lab, &job, &ended)
 }
 
 fn a_job_submitted_while_the_agent_is_dead_runs_when_it_is_back(lab: &mut Lab) -> Outcome {

@@ -8,6 +8,8 @@
 
 #[path = "security/attestations.rs"]
 mod attestations;
+#[path = "security/certificates.rs"]
+mod certificates;
 #[path = "security/control.rs"]
 mod control;
 #[path = "security/images.rs"]
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     all.extend(specs::cases());
     all.extend(images::cases());
     all.extend(policies::cases());
+    all.extend(certificates::cases());
     all.extend(control::cases());
     lane::main("security", &all)
 }

@@ -49,6 +49,23 @@ pub fn none_of_container(run_dir: &Path, id: &str) -> Outcome {
     Ok(())
 }
 
+/// The runtime's guard cgroups: one a container, in the unified hierarchy, named by a hash.
+pub fn guards() -> BTreeSet<PathBuf> {
+    let is_guard = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("nimbus-guard-"))
+    };
+    let unified = children(Path::new("/sys/fs/cgroup/unified"));
+    unified.into_iter().chain(children(Path::new("/sys/fs/cgroup"))).filter(is_guard).collect()
+}
+
+/// Guards without a process that were not there before. Somebody else's are empty for a moment only.
+pub fn empty_guards(before: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
+    let empty = |path: &PathBuf| {
+        fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|text| text.is_empty())
+    };
+    guards().difference(before).filter(|path| empty(path)).cloned().collect()
+}
+
 /// What is left of a lab whose programs have all been stopped.
 pub fn of_lab(dir: &Path, ids: &BTreeSet<String>) -> Vec<String> {
     let name = dir.to_string_lossy().into_owned();

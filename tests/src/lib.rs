@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod certificates;
 pub mod child;
 pub mod ctl;
 pub mod ctr;

@@ -7,6 +7,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use nimbus_api::id::LeaseId;
 use nimbus_api::lease::{LEASE_ANNOTATION, LeaseClaims, LeaseToken, LeasedImage};
@@ -19,6 +21,8 @@ use crate::{Failure, Lab, ensure};
 
 /// How the program of an attack ends when it runs.
 pub const RAN: i32 = 42;
+/// Between two looks at the clock.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(100);
 /// How long an attack's lease lasts.
 const LIFETIME_SECONDS: i64 = 600;
 
@@ -131,6 +135,17 @@ impl Attack {
         self.set("/process/args", json!(args))?;
         self.claims.process_sha256 = identity(&self.spec)?.digest();
         Ok(())
+    }
+
+    /// Makes the lease one of a second, and waits until it has ended. A lease of long ago would not do:
+    /// it would be older than the key that signed it.
+    pub fn expire(&mut self) {
+        let claims = &mut self.claims;
+        (claims.iat, claims.nbf) = (at(0), at(0));
+        (claims.start_by, claims.exp) = (at(1), at(1));
+        while at(0) <= claims.exp {
+            sleep(EXPIRY_INTERVAL);
+        }
     }
 
     /// Sets a field, by JSON pointer; its parent must be there.

@@ -154,8 +154,7 @@ fn a_lease_of_another_version_is_refused(lab: &mut Lab) -> Outcome {
 
 fn an_expired_lease_is_refused(lab: &mut Lab) -> Outcome {
     refused(lab, RefusalCode::LeaseExpired, |attack| {
-        (attack.claims.iat, attack.claims.nbf) = (at(-4), at(-4));
-        (attack.claims.start_by, attack.claims.exp) = (at(-2), at(-2));
+        attack.expire();
         Ok(())
     })
 }

@@ -88,8 +88,9 @@ pub fn run(bin_dir: &Path, inside: bool, json: bool, out: &mut dyn Write) -> Out
         umount2(UNIFIED, MntFlags::MNT_DETACH).during(UNIFIED)?;
     }
     let dir = tempfile::Builder::new().prefix("nimbus-bench-").tempdir()?;
-    let measured = measure(dir.path(), bin_dir)?;
+    let measured = measure(dir.path(), bin_dir);
     remove_cgroups()?;
+    let measured = measured?;
     let (ours, peers) = measured.split_first().ok_or_else(|| Failure::new("nobody took part"))?;
     for peer in peers {
         let version = version(peer.name)?;
@@ -128,13 +129,17 @@ fn measure(dir: &Path, bin_dir: &Path) -> Result<Vec<Contestant>, Failure> {
     Ok(all)
 }
 
-/// The parents that the contestants leave behind.
+/// The parents that the contestants leave behind. Where the unified hierarchy was unmounted, what
+/// crun took for a cgroup was a plain directory.
 fn remove_cgroups() -> Outcome {
     for hierarchy in fs::read_dir("/sys/fs/cgroup")?.filter_map(Result::ok) {
         let parent = hierarchy.path().join("nimbus-bench");
-        if parent.is_dir() {
-            fs::remove_dir(&parent).during(&parent.display().to_string())?;
+        if !parent.is_dir() {
+            continue;
         }
+        let plain = hierarchy.path() == Path::new(UNIFIED);
+        let removed = if plain { fs::remove_dir_all(&parent) } else { fs::remove_dir(&parent) };
+        removed.during(&parent.display().to_string())?;
     }
     Ok(())
 }

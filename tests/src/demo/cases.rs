@@ -153,8 +153,7 @@ fn no_lease(lab: &mut Lab) -> Result<Happened, Failure> {
 
 fn expired_lease(lab: &mut Lab) -> Result<Happened, Failure> {
     attacked(lab, |attack| {
-        (attack.claims.iat, attack.claims.nbf) = (at(-4), at(-4));
-        (attack.claims.start_by, attack.claims.exp) = (at(-2), at(-2));
+        attack.expire();
         Ok(())
     })
 }

@@ -19,7 +19,7 @@ use crate::{Failure, Outcome, ensure, proc};
 
 /// What the lab's node has for jobs.
 const CAPACITY: Capacity =
-    Capacity { cpu_millis: 4000, memory_bytes: 4 << 30, pids: 4096, max_jobs: 16 };
+    Capacity { cpu_millis: 64_000, memory_bytes: 64 << 30, pids: 65_536, max_jobs: 16 };
 
 /// The node agent's configuration, as its operator writes it.
 #[derive(Debug, Serialize)]
@@ -239,6 +239,12 @@ impl Lab {
     pub fn restore_control(&self) -> Outcome {
         fs::remove_dir_all(self.control_dir())?;
         copy_tree(&self.path("control-saved"), &self.control_dir())
+    }
+
+    /// Serial of the policy that the node has on its disk.
+    pub fn policy_serial_of_node(&self) -> Result<u64, Failure> {
+        let state = fs::read(self.node_dir().join("trust/state.json"))?;
+        field(&serde_json::from_slice(&state)?, "policy_serial")
     }
 
     /// Makes the stopped node agent remember a lease that was issued at this time.

@@ -30,6 +30,8 @@ impl Lab {
         self.stop_programs()?;
         let stopped = until("the lab's processes to be gone", || {
             left = leftovers::of_lab(&self.dir, &self.ids);
+            let guards = leftovers::empty_guards(&self.guards_before);
+            left.extend(guards.iter().map(|path| format!("cgroup {}", path.display())));
             Ok(left.is_empty().then_some(()))
         });
         ensure!(stopped.is_ok(), "left at the end: {}\n{}", left.join(", "), self.logs());
@@ -53,6 +55,9 @@ impl Drop for Lab {
         }
         drop([self.node.take(), self.control.take(), self.containerd.take(), self.registry.take()]);
         let swept = sweep(&self.dir, &self.ids);
+        for guard in leftovers::empty_guards(&self.guards_before) {
+            drop(fs::remove_dir(guard));
+        }
         // What is left here has been reported as the failure that led here.
         drop(swept);
     }
