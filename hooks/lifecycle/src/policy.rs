@@ -2,11 +2,12 @@
 //!
 //! Default deny. Every need of the first rule that covers the image's name must be satisfied by at
 //! least one verified attestation that names it, is about this image, has one of its predicate
-//! types and is young enough. Bundles that satisfy nothing cost nothing: acceptance is existential.
+//! types, is young enough and from a key that is believed for its time. Bundles that satisfy nothing
+//! cost nothing: acceptance is existential.
 
 use nimbus_api::clock::UnixSeconds;
 use nimbus_api::lease::LeasedPolicy;
-use nimbus_api::policy::{Need, SignedPolicy};
+use nimbus_api::policy::{Need, SignedPolicy, Trust};
 use nimbus_api::verify::{BundleOutcome, VerifiedAttestation};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
@@ -58,7 +59,11 @@ pub(crate) fn check(
         let Some(need) = policy.need.get(name) else {
             return Err(Refusal::with(RefusalCode::PolicyInvalid, format!("no need {name:?}")));
         };
-        let wanted = Wanted { name, need, image, now };
+        let Some(trust) = policy.trust.get(&need.trust) else {
+            let found = format!("no trust {:?}", need.trust);
+            return Err(Refusal::with(RefusalCode::PolicyInvalid, found));
+        };
+        let wanted = Wanted { name, need, trust, image, now };
         let bundle = wanted.satisfied_by(outcomes)?;
         if !attestations.contains(&bundle) {
             attestations.push(bundle);
@@ -87,6 +92,7 @@ fn check_leased(signed: &SignedPolicy, leased: Option<&LeasedPolicy>) -> Result<
 struct Wanted<'a> {
     name: &'a str,
     need: &'a Need,
+    trust: &'a Trust,
     image: &'a MeasuredImage,
     now: UnixSeconds,
 }
@@ -131,7 +137,22 @@ impl Wanted<'_> {
             let found = format!("found {:?}", attestation.predicate_type);
             return Err(Refusal::with(RefusalCode::ImageWrongPredicate, found));
         }
+        self.judge_key_window(attestation)?;
         self.need.max_age_seconds.map_or(Ok(()), |most| self.judge_age(attestation, most))
+    }
+
+    /// Asked at every decision: the verifier's answer may be older than the end of the key.
+    fn judge_key_window(&self, attestation: &VerifiedAttestation) -> Result<(), Refusal> {
+        let (not_before, not_after) = match self.trust {
+            Trust::Key { not_before, not_after, .. } => (not_before, not_after),
+            Trust::Keyless { .. } => return Ok(()),
+        };
+        let at = attestation.signed_at.unwrap_or(self.now);
+        if not_before.is_some_and(|bound| at < bound) || not_after.is_some_and(|bound| at > bound) {
+            let found = format!("the key is not believed for {at}");
+            return Err(Refusal::with(RefusalCode::ImageUntrustedSigner, found));
+        }
+        Ok(())
     }
 
     /// A time that nobody vouches for, or one that is still to come, is no age.

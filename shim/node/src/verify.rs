@@ -97,7 +97,8 @@ impl VerifierProcess {
             return Err(Refusal::with(RefusalCode::VerifyFailed, "the answer is too long"));
         }
         let status = child.wait().await.map_err(failed)?;
-        if !status.success() && reply.is_empty() {
+        // What a verifier printed before it failed is no answer: a refusing one ends well too.
+        if !status.success() {
             return Err(Refusal::with(RefusalCode::VerifyFailed, status));
         }
         Ok(reply)

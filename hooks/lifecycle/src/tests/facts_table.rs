@@ -242,6 +242,30 @@ fn an_attestation_counts_only_for_what_it_says() {
 }
 
 #[test]
+fn a_managed_key_is_believed_within_its_window_only_whatever_the_verifier_said_before() {
+    let unlogged = POLICY
+        .replace("tlog = \"require\"\ntrusted_root = \"r\"", "tlog = \"off\"\nWINDOW")
+        .replace("max_age_seconds = 3600\n", "");
+    let logged = POLICY.replace("trusted_root = \"r\"", "trusted_root = \"r\"\nWINDOW");
+    let signed = NOW - 100;
+    for (policy, signed_at, at) in [(unlogged, None, NOW), (logged, Some(signed), signed)] {
+        let admitted = |bound: &str, time: i64| {
+            let window = format!("{bound} = {}", UnixSeconds(time));
+            let mut facts = with_policy(&policy.replace("WINDOW", &window));
+            let mut attestation = attestation();
+            attestation.signed_at = signed_at.map(UnixSeconds);
+            facts.attestations =
+                AttestationFact::Outcomes(vec![BundleOutcome::Verified(attestation)]);
+            admit(&facts).map(drop).map_err(|refusal| refusal.code)
+        };
+        assert_eq!(admitted("not_after", at), Ok(()), "up to its last second");
+        assert_eq!(admitted("not_after", at - 1), Err(Code::ImageUntrustedSigner), "past it");
+        assert_eq!(admitted("not_before", at), Ok(()), "from its first second on");
+        assert_eq!(admitted("not_before", at + 1), Err(Code::ImageUntrustedSigner), "before it");
+    }
+}
+
+#[test]
 fn the_most_telling_rejection_is_the_one_reported() {
     let order = [
         Code::ImageAttestationStale,

@@ -101,6 +101,9 @@ fn a_verifier_that_is_absent_silent_slow_or_babbling_is_a_refusal_of_its_own() {
     assert_eq!(code("echo hello", patient), RefusalCode::VerifyFailed);
     assert_eq!(code("exec /bin/cat /dev/zero", patient), RefusalCode::VerifyFailed);
     assert_eq!(code("exec /bin/sleep 600", Duration::from_millis(200)), RefusalCode::VerifyTimeout);
-    let reply = ask("/bin/cat >/dev/null; echo '{\"outcomes\":[]}'", patient).unwrap();
+    let answer = "/bin/cat >/dev/null; echo '{\"outcomes\":[]}'";
+    assert_eq!(code(&format!("{answer}; exit 4"), patient), RefusalCode::VerifyFailed);
+    assert_eq!(code(&format!("{answer}; kill -9 $$"), patient), RefusalCode::VerifyFailed);
+    let reply = ask(answer, patient).unwrap();
     assert_eq!(reply, VerifyReply::Outcomes(vec![]));
 }
