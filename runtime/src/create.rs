@@ -28,6 +28,7 @@ use crate::error::{Doing as _, RuntimeError};
 use crate::executor::JobExecutor;
 use crate::identity::Identity;
 use crate::layout::{ENGINE_ID, Layout};
+use crate::proof::Proven;
 use crate::record::Record;
 use crate::report::{self, Report};
 use crate::spec::{self, Parts};
@@ -103,7 +104,9 @@ pub(crate) fn create(layout: &Layout, job: Job) -> Result<Created, RuntimeError>
         Err(RuntimeError::refused(RefusalCode::RuntimeFailed, "libcontainer panicked"))
     });
     match (made, guard) {
-        (Ok(pid), Some(guard)) => Ok(Created { pid, cgroup: record.cgroup, guard }),
+        (Ok(proven), Some(guard)) => {
+            Ok(Created { pid: proven.pid(), cgroup: record.cgroup, guard })
+        }
         (Ok(_), None) => Err(RuntimeError::unproven("made without a guard")),
         (Err(error), guard) => {
             let error = if signal::deadline_passed() {
@@ -135,7 +138,7 @@ fn attempt(
     job: Job,
     hosts: &Hierarchies,
     mut record: Record,
-) -> Result<i32, RuntimeError> {
+) -> Result<Proven, RuntimeError> {
     rootfs::leave_host_mounts()?;
     new_keyring()?;
     let uid = job.spec.pointer("/process/user/uid").and_then(Value::as_u64);
@@ -169,11 +172,10 @@ fn attempt(
     if let Some(leased) = &job.limits {
         limits::check(&record.cgroup, leased)?;
     }
-    proof::membership(pid, hosts, &record.cgroup)?;
-    proof::process(pid, &spec, filtered)?;
+    let proven = proof::init(pid, &spec, filtered, hosts, &record.cgroup)?;
     bring_up_loopback(pid, &spec)?;
     record.write(layout)?;
-    Ok(pid)
+    Ok(proven)
 }
 
 fn new_keyring() -> Result<(), RuntimeError> {

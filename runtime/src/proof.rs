@@ -41,9 +41,36 @@ impl Status {
     }
 }
 
+/// An init process of which everything has been proven. Only [`init`] makes one, and Create returns
+/// nothing else, so no container is answered for without its proofs.
+#[derive(Debug)]
+pub(crate) struct Proven {
+    pid: i32,
+}
+
+impl Proven {
+    /// The init process.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+/// Proves an init process: its cgroups first, then itself.
+pub(crate) fn init(
+    pid: i32,
+    spec: &Value,
+    filtered: bool,
+    hosts: &Hierarchies,
+    cgroup: &CgroupPaths,
+) -> Result<Proven, RuntimeError> {
+    membership(pid, hosts, cgroup)?;
+    process(pid, spec, filtered)?;
+    Ok(Proven { pid })
+}
+
 /// Checks capabilities, no_new_privs and, when `filtered`, that there is one filter more than this
 /// process is under itself.
-pub(crate) fn process(pid: i32, spec: &Value, filtered: bool) -> Result<(), RuntimeError> {
+fn process(pid: i32, spec: &Value, filtered: bool) -> Result<(), RuntimeError> {
     let read = |pid: &str| fs::read_to_string(format!("/proc/{pid}/status"));
     let own = Status(read("self").doing("read our own status")?);
     let init = Status(read(&pid.to_string()).doing("read the init process's status")?);
@@ -88,11 +115,7 @@ fn allowed(spec: &Value, set: &str) -> Result<u64, RuntimeError> {
 }
 
 /// Checks that the process is in each of the container's cgroups.
-pub(crate) fn membership(
-    pid: i32,
-    hosts: &Hierarchies,
-    paths: &CgroupPaths,
-) -> Result<(), RuntimeError> {
+fn membership(pid: i32, hosts: &Hierarchies, paths: &CgroupPaths) -> Result<(), RuntimeError> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))
         .doing("read the init process's cgroups")?;
     let wanted =
@@ -111,6 +134,7 @@ pub(crate) fn membership(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nimbus_api::RefusalCode;
     use serde_json::json;
 
     const INIT: &str = "NoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\nCapInh:\t0\nCapPrm:\t21\nCapEff:\t21\nCapBnd:\t21\nCapAmb:\t0\n";
@@ -141,5 +165,70 @@ mod tests {
             assert!(!proven(&INIT.replace(part, ""), OWN), "without {part}");
         }
         assert!(!proven(INIT, "Seccomp_filters:\t1\n"));
+    }
+
+    /// A process of ours that waits, with no_new_privs or without.
+    struct Waiting(std::process::Child);
+
+    impl Waiting {
+        fn start(no_new_privs: bool) -> Self {
+            let mut command = std::process::Command::new("setpriv");
+            if no_new_privs {
+                command.arg("--no-new-privs");
+            }
+            let mut child = command.args(["/bin/sleep", "60"]).spawn().unwrap();
+            let path = format!("/proc/{}/comm", child.id());
+            while fs::read_to_string(&path).unwrap() != "sleep\n" {
+                assert_eq!(child.try_wait().unwrap(), None, "setpriv ended");
+                std::thread::yield_now();
+            }
+            Self(child)
+        }
+
+        fn pid(&self) -> i32 {
+            i32::try_from(self.0.id()).unwrap()
+        }
+    }
+
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    /// Where this process is, which its children are too.
+    fn own_cgroups(hosts: &Hierarchies) -> CgroupPaths {
+        let text = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let place = |name: &str, root: &Path| root.join(find(&text, name).unwrap());
+        CgroupPaths {
+            unified: hosts.unified.as_ref().map(|root| place("", root)),
+            v1: hosts.v1.iter().map(|(name, root)| (name.clone(), place(name, root))).collect(),
+        }
+    }
+
+    #[test]
+    fn a_process_is_proven_only_where_and_as_it_must_be() {
+        let hosts = Hierarchies::of_this_host().unwrap();
+        let all: Vec<_> = caps::all().iter().map(ToString::to_string).collect();
+        let sets: serde_json::Map<_, _> =
+            SETS.iter().map(|(_, set)| ((*set).to_owned(), json!(all))).collect();
+        let spec = json!({"process": {"capabilities": sets}});
+        let here = own_cgroups(&hosts);
+        let good = Waiting::start(true);
+        assert_eq!(init(good.pid(), &spec, false, &hosts, &here).unwrap().pid(), good.pid());
+
+        let mut elsewhere = here.clone();
+        for dir in elsewhere.v1.values_mut().chain(elsewhere.unified.as_mut()) {
+            dir.push("nimbus-nobody");
+        }
+        let refused = |result: Result<Proven, RuntimeError>| {
+            assert_eq!(result.unwrap_err().refusal().code, RefusalCode::RuntimeUnproven);
+        };
+        refused(init(good.pid(), &spec, false, &hosts, &elsewhere));
+        refused(init(good.pid(), &spec, true, &hosts, &here));
+        refused(init(good.pid(), &json!({}), false, &hosts, &here));
+        let loose = Waiting::start(false);
+        refused(init(loose.pid(), &spec, false, &hosts, &here));
     }
 }
