@@ -136,7 +136,7 @@ pub enum GpuMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeasedSeccomp {
-    /// Name of the profile, see `docs/seccomp.md`.
+    /// Name of the profile; the node agent has its text.
     pub profile: String,
     /// SHA-256 of the profile's text as control knows it; the node's must be the same.
     pub sha256: Option<Digest>,

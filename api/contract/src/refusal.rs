@@ -126,7 +126,7 @@ refusals! {
     /// the resources in the lease are zero or beyond this node
     LeaseResources => "lease.resources", Precondition, "the resources in the lease are zero or beyond this node", "ask for resources that a node has";
     /// the node has no valid key set
-    KeysMissing => "keys.missing", Precondition, "the node has no valid key set", "check the node's link to control: nimbus-node doctor";
+    KeysMissing => "keys.missing", Precondition, "the node has no valid key set", "check the node's link to control: nimbus-node status";
     /// the key set is not signed by the pinned root, or has expired
     KeysInvalid => "keys.invalid", Precondition, "the key set is not signed by the pinned root, or has expired", "check the control service's root key and the node's pinned copy";
     /// the image has no attestation that the policy asks for
@@ -174,7 +174,7 @@ refusals! {
     /// no rule of the policy covers this image
     PolicyNoMatch => "policy.no_match", Permission, "no rule of the policy covers this image", "add a rule for this image name, or use an image that has one";
     /// the verifier could not be started
-    VerifyDown => "verify.down", Unavailable, "the verifier could not be started", "check the installation: nimbus-node doctor";
+    VerifyDown => "verify.down", Unavailable, "the verifier could not be started", "check that nimbus-verify is installed beside nimbus-node and can be run";
     /// the verifier ended without an answer
     VerifyFailed => "verify.failed", Unavailable, "the verifier ended without an answer", "see the node agent's log";
     /// the verifier did not answer in time
@@ -226,7 +226,7 @@ refusals! {
     /// the image has a symlink where /dev, /proc or /sys must be a directory
     RootfsHostile => "rootfs.hostile", Permission, "the image has a symlink where /dev, /proc or /sys must be a directory", "do not trust that image";
     /// the node agent does not answer
-    NodeAgentDown => "node.agent_down", Unavailable, "the node agent does not answer", "start it: systemctl start nimbus-node";
+    NodeAgentDown => "node.agent_down", Unavailable, "the node agent does not answer", "start it: nimbus-node serve";
     /// the node's clock is behind the time of a lease it has verified
     NodeClockBack => "node.clock_back", Precondition, "the node's clock is behind the time of a lease it has verified", "set the clock right, then reset the floor: nimbus-node clock reset";
     /// the node has no identity
@@ -246,7 +246,7 @@ refusals! {
     /// making the container took too long
     RuntimeTimeout => "runtime.timeout", Unavailable, "making the container took too long", "see the shim's log";
     /// a containment that the plan asks for could not be proven
-    RuntimeUnproven => "runtime.unproven", Precondition, "a containment that the plan asks for could not be proven", "run nimbus-node doctor on that node";
+    RuntimeUnproven => "runtime.unproven", Precondition, "a containment that the plan asks for could not be proven", "see the shim's log on that node for what was found";
     /// the job's program could not be started
     RuntimeExec => "runtime.exec_failed", Precondition, "the job's program could not be started", "check command, working directory and user against the image";
     /// the job was cancelled

@@ -1,4 +1,4 @@
-//! What the sandbox denies on this host, tried out: for `nimbus-node doctor` and the tests.
+//! What the sandbox denies on this host, tried out: for node admins and the tests.
 //!
 //! Everything is tried twice: once with all layers but the filter, once with the filter, so that
 //! neither hides that the other is missing.

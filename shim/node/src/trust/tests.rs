@@ -1,6 +1,7 @@
 //! What the module above promises.
 
 use super::*;
+use crate::testing::policy_document;
 use nimbus_api::dsse::SigningKey;
 use nimbus_api::policy;
 
@@ -8,25 +9,8 @@ const ROOT: [u8; 32] = [1; 32];
 const POLICY: [u8; 32] = [2; 32];
 
 fn document(serial: u64, note: &str) -> Vec<u8> {
-    format!(
-        r#"
-version = 1
-id = "test{note}"
-serial = {serial}
-not_after = 2100-01-01T00:00:00Z
-[trust.k]
-kind = "key"
-key = "pem"
-tlog = "off"
-[need.n]
-trust = "k"
-predicate = ["p"]
-[[rule]]
-images = ["a/b"]
-require = ["n"]
-"#
-    )
-    .into_bytes()
+    let text = String::from_utf8(policy_document(serial)).unwrap();
+    text.replace("id = \"test\"", &format!("id = \"test{note}\"")).into_bytes()
 }
 
 fn signed(serial: u64, note: &str, key: [u8; 32]) -> Vec<u8> {
