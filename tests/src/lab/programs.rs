@@ -91,11 +91,15 @@ impl Lab {
         table.insert("plugins".to_owned(), toml::Table::from_iter([(plugin, opt.into())]).into());
         fs::write(&config, table.to_string())?;
         let path = std::env::var("PATH").unwrap_or_default();
+        // containerd leaves what it unpacks of a checkpoint in its temporary directory.
+        let temporary = self.path("containerd-tmp");
+        fs::create_dir_all(&temporary)?;
         let mut command = Command::new("containerd");
         command
             .arg("--config")
             .arg(&config)
             .env("PATH", format!("{}:{path}", self.bin.display()))
+            .env("TMPDIR", &temporary)
             .env("NIMBUS_RUN_DIR", self.run_dir());
         let mut program = Program::start("containerd", &mut command, &self.log("containerd"))?;
         let ctr = self.ctr();
