@@ -2,8 +2,8 @@
 //! code, with nothing having run and nothing left.
 //!
 //! Attacks through containerd are a container that the node agent made with exactly one thing
-//! changed, under a lease signed with control's own stolen keys; the first case shows that with
-//! nothing changed it runs.
+//! changed, under a lease signed with control's own stolen keys. The first case shows that with
+//! nothing changed it lacks nothing but a grant; [`granted`] shows that it runs when it has one.
 #![forbid(unsafe_code)]
 
 #[path = "security/attestations.rs"]
@@ -12,6 +12,8 @@ mod attestations;
 mod certificates;
 #[path = "security/control.rs"]
 mod control;
+#[path = "security/granted.rs"]
+mod granted;
 #[path = "security/images.rs"]
 mod images;
 #[path = "security/leases.rs"]
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     all.extend(attestations::cases());
     all.extend(leases::cases());
     all.extend(specs::cases());
+    all.extend(granted::cases());
     all.extend(images::cases());
     all.extend(policies::cases());
     all.extend(certificates::cases());
@@ -51,14 +54,6 @@ fn the_specimen_lacks_nothing_but_a_grant(lab: &mut Lab) -> Outcome {
     let attack = lab.specimen()?.attack()?;
     let wish = sealed(lab, &attack)?;
     lab.try_start(&wish)?.expect_refused(RefusalCode::LeaseMissing)
-}
-
-/// Skips a case that needs a minted lease to run. The agent starts granted leases only, so such a
-/// case needs a control service of the attacker's own, in session with the node.
-fn needs_a_grant() -> Outcome {
-    Err(nimbus_tests::Failure::skip(
-        "needs the attacker's own control service in session (issue 2)",
-    ))
 }
 
 /// The container that an attack wishes for, with its claims signed.

@@ -17,6 +17,7 @@ pub mod ctl;
 pub mod ctr;
 pub mod demo;
 pub mod failure;
+pub mod gate;
 pub mod images;
 pub mod lab;
 pub mod lane;
@@ -26,6 +27,7 @@ pub mod policy;
 pub mod proc;
 pub mod raw;
 pub mod specimen;
+pub mod stolen_control;
 pub mod wait;
 
 pub use failure::{Failure, Outcome};

@@ -82,7 +82,7 @@ impl Lab {
     /// that nothing is left of it, whatever became of it.
     pub fn try_start(&mut self, wish: &Wish) -> Result<Tried, Failure> {
         self.remember(&wish.id);
-        let socket = self.path("containerd.sock");
+        let socket = self.path(crate::lab::CONTAINERD_SOCKET);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let tried = runtime.block_on(async {
             let channel = containerd_client::connect(socket).await.during("connect")?;

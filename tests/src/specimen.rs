@@ -1,9 +1,9 @@
 //! A container that the node agent made, caught alive: its specification and its lease are what an
 //! attacker begins with.
 //!
-//! Intent: every attack is this specimen with exactly one thing changed, and one test shows that
-//! the specimen itself, with nothing changed but its ids, runs. So an attack that is refused is
-//! refused for what was changed.
+//! Intent: every attack is this specimen with exactly one thing changed. One test shows that the
+//! specimen itself, with nothing changed but its ids, lacks nothing but a grant, another that it runs
+//! when it is granted. So an attack that is refused is refused for what was changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use nimbus_api::id::LeaseId;
 use nimbus_api::lease::{LEASE_ANNOTATION, LeaseClaims, LeaseToken, LeasedImage};
 use nimbus_api::process::ProcessIdentity;
+use nimbus_api::proto::control::v1::{Image, JobSpec};
 use serde_json::{Value, json};
 
 use crate::failure::During as _;
@@ -183,6 +184,26 @@ impl Attack {
         let annotations = annotations.ok_or_else(|| Failure::new("annotations are no object"))?;
         annotations.insert(LEASE_ANNOTATION.to_owned(), json!(token.as_str()));
         Ok(sealed.spec.to_string().into_bytes())
+    }
+
+    /// The job that a grant of its lease is for.
+    pub fn job(&self, bundles: Vec<Vec<u8>>) -> Result<JobSpec, Failure> {
+        let process = identity(&self.spec)?;
+        let image = self.claims.images.first().map(|image| Image {
+            name: image.name.clone(),
+            digest: image.digest.to_string(),
+            platform: image.platform.clone(),
+        });
+        Ok(JobSpec {
+            image,
+            args: process.args,
+            env: process.env,
+            cwd: process.cwd,
+            uid: process.uid,
+            gid: process.gid,
+            bundles,
+            ..JobSpec::default()
+        })
     }
 
     /// The specification with the claims signed by these keys. Whoever holds them can have control

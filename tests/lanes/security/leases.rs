@@ -6,7 +6,7 @@ use nimbus_api::{Digest, RefusalCode};
 use nimbus_tests::lane::Case;
 use nimbus_tests::mint::{self, at};
 use nimbus_tests::raw::Wish;
-use nimbus_tests::specimen::{Attack, RAN, Specimen};
+use nimbus_tests::specimen::{Attack, Specimen};
 use nimbus_tests::{Failure, Lab, Outcome, cases};
 use serde_json::{Value, json};
 
@@ -35,8 +35,6 @@ pub(crate) fn cases() -> Vec<Case> {
             another_user_under_a_good_lease_is_refused,
             a_lease_that_echoes_no_heartbeat_is_refused,
             a_lease_used_for_one_container_starts_no_other,
-            a_lease_used_up_is_not_used_again,
-            an_older_attempt_is_refused,
             a_lease_for_more_than_the_node_has_is_refused,
             a_lease_for_nothing_is_refused,
         ]
@@ -227,28 +225,6 @@ fn a_lease_used_for_one_container_starts_no_other(lab: &mut Lab) -> Outcome {
     lab.wait_ended(&job)?;
     lab.nothing_left_of(&id)?;
     tried.expect_refused(RefusalCode::LeaseReplayed)
-}
-
-fn a_lease_used_up_is_not_used_again(lab: &mut Lab) -> Outcome {
-    super::needs_a_grant()?;
-    let attack = lab.specimen()?.attack()?;
-    let wish = sealed(lab, &attack)?;
-    lab.try_start(&wish)?.expect_ran(u32::try_from(RAN)?)?;
-    lab.try_start(&wish)?.expect_refused(RefusalCode::LeaseEnded)
-}
-
-fn an_older_attempt_is_refused(lab: &mut Lab) -> Outcome {
-    super::needs_a_grant()?;
-    let mut newer = lab.specimen()?.attack()?;
-    newer.claims.attempt = 2;
-    let wish = sealed(lab, &newer)?;
-    lab.try_start(&wish)?.expect_ran(u32::try_from(RAN)?)?;
-    let job = newer.claims.job.clone();
-    refused(lab, RefusalCode::LeaseStale, |older| {
-        older.claims.job = job;
-        older.claims.attempt = 1;
-        Ok(())
-    })
 }
 
 fn a_lease_for_more_than_the_node_has_is_refused(lab: &mut Lab) -> Outcome {

@@ -5,7 +5,7 @@ use std::fs;
 use nimbus_api::RefusalCode;
 use nimbus_tests::lane::Case;
 use nimbus_tests::raw::Wish;
-use nimbus_tests::specimen::{Attack, RAN};
+use nimbus_tests::specimen::Attack;
 use nimbus_tests::{Failure, Lab, Outcome, cases, ensure};
 use serde_json::json;
 
@@ -41,8 +41,6 @@ pub(crate) fn cases() -> Vec<Case> {
             a_specification_with_an_unknown_field_is_refused,
             a_specification_beyond_the_limit_is_refused,
             a_specification_that_is_no_json_is_refused,
-            a_clients_snapshot_is_never_used,
-            what_is_merely_unset_is_set,
         ]
     ]
 }
@@ -273,37 +271,4 @@ fn a_specification_that_is_no_json_is_refused(lab: &mut Lab) -> Outcome {
     let tried = lab.try_start(&wish)?;
     ensure!(matches!(tried, nimbus_tests::raw::Tried::Refused { .. }), "found {tried:?}");
     Ok(())
-}
-
-/// The poisoned snapshot of P 0.3: containerd has other files for this image than were attested and
-/// hands them over as the rootfs. The job sees the attested ones all the same.
-fn a_clients_snapshot_is_never_used(lab: &mut Lab) -> Outcome {
-    super::needs_a_grant()?;
-    let poisoned = lab.path("files/poisoned");
-    fs::create_dir_all(poisoned.join("etc"))?;
-    fs::write(poisoned.join("etc/which"), "poison")?;
-    let mut attack = lab.specimen()?.attack()?;
-    let script = format!("grep -q '^hello' /etc/which && exit {RAN}");
-    attack.program(&["/bin/sh", "-c", &script])?;
-    let mut wish = sealed(lab, &attack)?;
-    wish.rootfs = Some(poisoned.display().to_string());
-    lab.try_start(&wish)?.expect_ran(u32::try_from(RAN)?)?;
-    ensure!(fs::read_dir(&poisoned)?.count() == 1, "something was written to the snapshot");
-    Ok(())
-}
-
-fn what_is_merely_unset_is_set(lab: &mut Lab) -> Outcome {
-    super::needs_a_grant()?;
-    let mut attack = lab.specimen()?.attack()?;
-    attack.remove("/process", "noNewPrivileges");
-    attack.remove("/linux", "seccomp");
-    attack.remove("/linux", "maskedPaths");
-    attack.remove("/linux", "readonlyPaths");
-    let script = format!(
-        "grep -q '^NoNewPrivs:.1' /proc/self/status && grep -q '^Seccomp:.2' /proc/self/status && \
-         ! head -c 1 /proc/kcore 2>/dev/null | grep -q . && ! echo x 2>/dev/null >/proc/sysrq-trigger && exit {RAN}"
-    );
-    attack.program(&["/bin/sh", "-c", &script])?;
-    let wish = sealed(lab, &attack)?;
-    lab.try_start(&wish)?.expect_ran(u32::try_from(RAN)?)
 }

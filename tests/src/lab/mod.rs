@@ -19,6 +19,7 @@ pub use settle::end;
 use crate::child::{Program, tail};
 use crate::ctl::Ctl;
 use crate::ctr::Ctr;
+use crate::gate::Gate;
 use crate::images::{Published, busybox_with};
 use crate::mint::Stolen;
 use crate::policy::Keys;
@@ -33,6 +34,8 @@ pub const NODE: &str = "lab-node";
 pub const PREFIX: &str = "nimbus-lab-";
 /// How long a specimen's heartbeat is young enough for leases of some minutes.
 const SPECIMEN_AGE: Duration = Duration::from_mins(2);
+/// containerd's socket in a lab's directory.
+pub const CONTAINERD_SOCKET: &str = "containerd.sock";
 /// Lines of each log that are shown when a case fails.
 const LOG_LINES: usize = 40;
 
@@ -45,13 +48,15 @@ pub struct Setting {
     pub lease_extension: u64,
     /// Whether the policy is applied.
     pub policy: bool,
+    /// Whether there is a [`Gate`] between the node agent and containerd.
+    pub gate: bool,
     /// Where the programs are; none means as [`bin_dir`] finds them.
     pub bin_dir: Option<PathBuf>,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { lease_ttl: 900, lease_extension: 300, policy: true, bin_dir: None }
+        Self { lease_ttl: 900, lease_extension: 300, policy: true, gate: false, bin_dir: None }
     }
 }
 
@@ -69,6 +74,7 @@ pub struct Lab {
     containerd: Option<Program>,
     control: Option<Program>,
     node: Option<Program>,
+    gate: Option<Gate>,
     serial: u64,
     ids: BTreeSet<String>,
     guards_before: BTreeSet<PathBuf>,
@@ -92,6 +98,7 @@ impl Lab {
             containerd: None,
             control: None,
             node: None,
+            gate: None,
             serial: 0,
             ids: BTreeSet::new(),
             guards_before: leftovers::guards(),
@@ -113,6 +120,10 @@ impl Lab {
     fn begin(&mut self) -> Outcome {
         self.start_registry()?;
         self.start_containerd()?;
+        if self.setting.gate {
+            let (gate, containerd) = (self.containerd_of_node(), self.path(CONTAINERD_SOCKET));
+            self.gate = Some(Gate::open(&gate, &containerd)?);
+        }
         self.start_control()?;
         if self.setting.policy {
             self.apply_policy()?;
@@ -147,6 +158,21 @@ impl Lab {
         self.path("node")
     }
 
+    /// The socket at which the node agent finds containerd.
+    fn containerd_of_node(&self) -> PathBuf {
+        self.path(if self.setting.gate { "gate.sock" } else { CONTAINERD_SOCKET })
+    }
+
+    /// What stands between the node agent and containerd.
+    pub fn gate(&self) -> Result<&Gate, Failure> {
+        self.gate.as_ref().ok_or_else(|| Failure::new("this lab has no gate"))
+    }
+
+    /// Where the node's ledger keeps what it knows of a lease that it was granted.
+    pub fn ledger_entry(&self, lease: &nimbus_api::id::LeaseId) -> PathBuf {
+        self.node_dir().join("ledger").join(format!("{lease}.json"))
+    }
+
     /// `host:port` of the registry.
     pub fn registry(&self) -> &str {
         &self.registry_address
@@ -179,7 +205,7 @@ impl Lab {
 
     /// A client of the containerd.
     pub fn ctr(&self) -> Ctr {
-        Ctr::new(&self.path("containerd.sock"), &self.path("fifos"))
+        Ctr::new(&self.path(CONTAINERD_SOCKET), &self.path("fifos"))
     }
 
     /// The keys that control holds.

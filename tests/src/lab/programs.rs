@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Lab, NODE};
+use super::{CONTAINERD_SOCKET, Lab, NODE};
 use crate::child::Program;
 use crate::ctl::{field, truth_of};
 use crate::ctr::Said;
@@ -82,7 +82,7 @@ impl Lab {
         };
         table.insert("root".to_owned(), text("containerd").into());
         table.insert("state".to_owned(), text("containerd-state").into());
-        for (name, socket) in [("grpc", "containerd.sock"), ("ttrpc", "containerd.sock.ttrpc")] {
+        for (name, socket) in [("grpc", CONTAINERD_SOCKET), ("ttrpc", "containerd.sock.ttrpc")] {
             let address = toml::Table::from_iter([("address".to_owned(), text(socket).into())]);
             table.insert(name.to_owned(), address.into());
         }
@@ -146,7 +146,7 @@ impl Lab {
         let config = NodeConfig {
             data_dir: self.node_dir(),
             run_dir: self.run_dir(),
-            containerd_address: self.path("containerd.sock"),
+            containerd_address: self.containerd_of_node(),
             policy_key: self.path("policy.pub"),
             insecure_registries: vec![self.registry_address.clone()],
             layout_roots: vec![self.path("layouts")],
@@ -271,6 +271,7 @@ impl Lab {
     pub(super) fn stop_programs(&mut self) -> Outcome {
         let programs =
             [self.node.take(), self.control.take(), self.containerd.take(), self.registry.take()];
+        self.gate = None;
         let mut failures = Vec::new();
         for program in programs.into_iter().flatten() {
             if let Err(failure) = program.terminate() {
