@@ -8,7 +8,7 @@ use std::process::{ExitCode, Stdio};
 use nimbus_api::RefusalCode;
 use nimbus_api::dsse::SigningKey;
 use nimbus_api::receipt::Receipt;
-use nimbus_tests::ctl::field;
+use nimbus_tests::ctl::{field, find};
 use nimbus_tests::ctr::Said;
 use nimbus_tests::failure::During as _;
 use nimbus_tests::images::{Published, busybox_with};
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
                 a_receipt_says_what_ran_and_verifies,
                 another_orgs_job_is_as_if_it_were_not_there,
                 a_tag_that_moves_after_submit_changes_nothing,
+                a_list_of_nodes_shows_which_policy_is_in_force,
             ]
             own(short_leases)[
                 a_running_jobs_lease_is_extended,
@@ -259,6 +260,16 @@ fn a_tag_that_moves_after_submit_changes_nothing(lab: &mut Lab) -> Outcome {
     let output = lab.output(&job)?;
     ensure!(output == "first", "found {output:?}");
     Ok(())
+}
+
+fn a_list_of_nodes_shows_which_policy_is_in_force(lab: &mut Lab) -> Outcome {
+    lab.apply_policy()?;
+    let (ctl, serial) = (lab.ctl(), lab.serial());
+    until("the node to be listed with its new policy", || {
+        let nodes = ctl.json(&["node", "list"])?;
+        let found = find(&nodes, "policy_serial").and_then(Value::as_u64);
+        Ok((found == Some(serial)).then_some(()))
+    })
 }
 
 fn a_running_jobs_lease_is_extended(lab: &mut Lab) -> Outcome {

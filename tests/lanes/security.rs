@@ -22,6 +22,8 @@ mod leases;
 mod policies;
 #[path = "security/specs.rs"]
 mod specs;
+#[path = "security/stolen.rs"]
+mod stolen;
 
 use std::process::ExitCode;
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     all.extend(policies::cases());
     all.extend(certificates::cases());
     all.extend(control::cases());
+    all.extend(stolen::cases());
     lane::main("security", &all)
 }
 

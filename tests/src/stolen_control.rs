@@ -89,7 +89,7 @@ impl StolenControl {
     pub fn nonce(&self) -> Result<String, Failure> {
         let inner = self.heard.inner();
         let nonce = inner.nonce.as_ref().ok_or_else(|| Failure::new("no heartbeat came"))?;
-        Ok(nonce.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex::encode(nonce))
     }
 
     /// Says anything.

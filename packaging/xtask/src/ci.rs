@@ -7,7 +7,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use crate::run::{Workspace, run, say};
-use crate::{setup, test, tidy};
+use crate::{fuzz, setup, test, tidy};
 
 /// Runs every step; a failed one ends it.
 pub(crate) fn ci(workspace: &Workspace) -> Result<bool, Box<dyn Error>> {
@@ -29,6 +29,11 @@ pub(crate) fn ci(workspace: &Workspace) -> Result<bool, Box<dyn Error>> {
         "--deny",
         "warnings",
     ]))?;
+    // The fuzz targets are a workspace of their own; so that they do not rot, they are looked at too.
+    let mut fuzz = workspace.cargo(["clippy", "--locked", "--manifest-path"]);
+    fuzz.arg(fuzz::dir(workspace).join("Cargo.toml"));
+    fuzz.arg("--target-dir").arg(workspace.target());
+    run(fuzz.args(["--", "--deny", "warnings"]))?;
     clock.lap("clippy");
     let count = test::test(workspace, &test::Args::default())?;
     clock.lap("test");

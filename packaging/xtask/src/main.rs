@@ -9,6 +9,7 @@ mod bench;
 mod ci;
 mod count;
 mod demo;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -39,9 +40,11 @@ enum Verb {
     Test(test::Args),
     /// Measure against the peers, interleaved
     Bench(bench::Args),
+    /// Throw bytes at one of the parsers of untrusted input for a while
+    Fuzz(fuzz::Args),
     /// Check the rules of this repository that no compiler checks
     Tidy(tidy::Args),
-    /// Everything that has to be green: setup, fmt, clippy, tidy, test
+    /// Everything that has to be green: setup, fmt, tidy, clippy, test
     Ci,
 }
 
@@ -84,6 +87,7 @@ fn perform(verb: Verb) -> Result<Exit, Box<dyn Error>> {
         Verb::Demo(args) => demo::demo(&workspace, &args)?,
         Verb::Test(args) => test::test(&workspace, &args)?.is_green(),
         Verb::Bench(args) => bench::bench(&workspace, &args)?,
+        Verb::Fuzz(args) => fuzz::fuzz(&workspace, &args)?,
         Verb::Tidy(args) => tidy::tidy(&workspace, &args)?,
         Verb::Ci => ci::ci(&workspace)?,
     };

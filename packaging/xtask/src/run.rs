@@ -95,10 +95,15 @@ impl Workspace {
         &self.metadata
     }
 
+    /// Where everything is built.
+    pub(crate) fn target(&self) -> PathBuf {
+        let target = self.metadata.get("target_directory").and_then(Value::as_str);
+        target.map_or_else(|| self.root.join("target"), PathBuf::from)
+    }
+
     /// Where programs of this profile (`debug`, `release`) are built.
     pub(crate) fn programs(&self, profile: &str) -> PathBuf {
-        let target = self.metadata.get("target_directory").and_then(Value::as_str);
-        target.map_or_else(|| self.root.join("target"), PathBuf::from).join(profile)
+        self.target().join(profile)
     }
 
     /// A cargo command in the workspace's folder.

@@ -12,6 +12,7 @@ use crate::run::{RunError, complain, run, say};
 /// Debian packages, and what each is for.
 const PACKAGES: &[(&str, &str)] = &[
     ("gcc", "builds aws-lc, SQLite and zstd, and links"),
+    ("g++", "builds libFuzzer"),
     ("libc6-dev", "headers for the same"),
     ("protobuf-compiler", "build script of the crate containerd-client"),
     ("libprotobuf-dev", "google/protobuf/*.proto for the same"),

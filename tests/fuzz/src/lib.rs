@@ -1,6 +1,8 @@
 //! What several fuzz targets share. Each target promises two things of a parser: it never panics on
 //! any bytes, and what it accepts it reads back the same.
 
+pub mod image;
+
 use std::sync::OnceLock;
 
 use nimbus_api::clock::UnixSeconds;

@@ -82,6 +82,8 @@ struct Session {
     missing: Option<Vec<LiveLease>>,
     /// Output limits of attempts that this node may send output of.
     limits: HashMap<(String, u32), Option<u64>>,
+    /// The node's policy, as the store has it.
+    policy_serial: u64,
 }
 
 type Acks = FuturesOrdered<oneshot::Receiver<Kept>>;
@@ -106,7 +108,9 @@ pub(super) async fn run(
     tracing::info!(node, held = hello.held.len(), version = hello.version, "session begins");
     let outbox = Outbox(sender.clone());
     let limits = HashMap::new();
-    let mut session = Session { app, node, peer, outbox, id: 0, missing: None, limits };
+    let policy_serial = hello.policy_serial;
+    let mut session =
+        Session { app, node, peer, outbox, id: 0, missing: None, limits, policy_serial };
     let ended = match session.begin(&hello).await {
         Ok(commands) => session.go_on(inbound, commands).await,
         Err(ended) => ended,
@@ -268,6 +272,10 @@ impl Session {
             self.judge_missing(missing, nonce).await?;
         }
         self.tend(nonce, now_ms).await?;
+        if let Some(serial) = beat.policy_serial.filter(|serial| *serial != self.policy_serial) {
+            self.app.store.node_policy(self.node.clone(), serial, now_ms).await?;
+            self.policy_serial = serial;
+        }
         if was_stale {
             self.app.dispatch.notify_one();
         }

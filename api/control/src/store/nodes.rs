@@ -118,6 +118,22 @@ impl Store {
         .await
     }
 
+    /// Records which policy is in force on a node.
+    pub(crate) async fn node_policy(
+        &self,
+        node: String,
+        serial: u64,
+        now_ms: i64,
+    ) -> Result<(), StoreError> {
+        self.write(now_ms, move |connection| {
+            connection
+                .prepare_cached("UPDATE nodes SET policy_serial = ?2 WHERE node = ?1")?
+                .execute((node, signed(serial)))?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Records when a node was last heard of.
     pub(crate) async fn seen(&self, node: String, now_ms: i64) -> Result<(), StoreError> {
         self.write(now_ms, move |connection| {

@@ -359,7 +359,11 @@ impl Session {
 
     pub(crate) async fn heartbeat(&mut self) {
         self.nonce = uuid::Uuid::new_v4().as_bytes().to_vec();
-        self.send(node_message::Kind::Heartbeat(Heartbeat { nonce: self.nonce.clone() })).await;
+        self.send(node_message::Kind::Heartbeat(Heartbeat {
+            nonce: self.nonce.clone(),
+            policy_serial: None,
+        }))
+        .await;
     }
 
     pub(crate) async fn event(&self, event: Event) {

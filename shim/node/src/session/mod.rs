@@ -176,7 +176,8 @@ async fn heartbeats(agent: Arc<Agent>, send: mpsc::Sender<NodeMessage>, interval
         // The nonce's time is taken when there is room to send it, not when it began to wait.
         let Ok(room) = send.reserve().await else { return };
         let nonce = agent.new_nonce().to_vec();
-        room.send(NodeMessage { kind: Some(ToControl::Heartbeat(Heartbeat { nonce })) });
+        let beat = Heartbeat { nonce, policy_serial: Some(agent.trust().policy_serial()) };
+        room.send(NodeMessage { kind: Some(ToControl::Heartbeat(beat)) });
     }
 }
 
