@@ -5,9 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::Outcome;
+use crate::ctr::NAMESPACE;
 use crate::ensure;
 use crate::proc::processes;
 use crate::wait::until;
@@ -64,6 +66,30 @@ pub fn empty_guards(before: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
         fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|text| text.is_empty())
     };
     guards().difference(before).filter(|path| empty(path)).cloned().collect()
+}
+
+/// The cgroup that containers of the agent's namespace are in, of every hierarchy that has one.
+pub fn parents() -> BTreeSet<PathBuf> {
+    let hierarchies = children(Path::new("/sys/fs/cgroup"));
+    let parents = hierarchies.iter().map(|hierarchy| hierarchy.join(NAMESPACE));
+    parents.filter(|parent| parent.is_dir() && !parent.is_symlink()).collect()
+}
+
+/// Removes the parents that were not there before. As with other runtimes they outlive their
+/// containers; one that another lab uses is not empty and stays.
+pub fn remove_parents(before: &BTreeSet<PathBuf>) -> Outcome {
+    for parent in parents().difference(before) {
+        match fs::remove_dir(parent) {
+            Ok(()) => {}
+            // Two names of one hierarchy, or somebody's.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResourceBusy) => {
+            }
+            Err(error) => {
+                return Err(crate::Failure::from(error).during(&parent.display().to_string()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What is left of a lab whose programs have all been stopped.

@@ -35,6 +35,7 @@ impl Lab {
             Ok(left.is_empty().then_some(()))
         });
         ensure!(stopped.is_ok(), "left at the end: {}\n{}", left.join(", "), self.logs());
+        leftovers::remove_parents(&self.parents_before)?;
         fs::remove_dir_all(&self.dir)?;
         self.settled = true;
         Ok(())
