@@ -1,5 +1,5 @@
-//! What several fuzz targets share. Each target promises two things of a parser: it never panics on
-//! any bytes, and what it accepts it reads back the same.
+//! What several fuzz targets share. Each target promises of a parser that it never panics, on any
+//! bytes, and whatever else its first line says.
 
 pub mod image;
 
