@@ -12,7 +12,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use libcontainer::workload::{
@@ -20,16 +20,22 @@ use libcontainer::workload::{
 };
 use nix::errno::Errno;
 use oci_spec::runtime::Spec;
-use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, statat};
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, accessat, fstat, major, minor,
+    open, openat2,
+};
+use rustix::stdio::{dup2_stderr, dup2_stdout, stderr, stdout};
 
 use crate::report::{Report, Stage};
 use crate::sys::seccomp::Program;
-use crate::sys::signal;
+use crate::sys::{fd, signal};
 
 /// Exit status when the program is not there, as in a shell.
 const EXIT_NOT_FOUND: i32 = 127;
 /// Exit status when it cannot be executed.
 const EXIT_NOT_EXECUTABLE: i32 = 126;
+/// Major and minor number of `/dev/null`.
+const NULL_DEVICE: (u32, u32) = (1, 3);
 /// Where programs are looked for when the environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -60,7 +66,11 @@ impl Executor for JobExecutor {
             return Err(self.failed(Stage::Find, Errno::EINVAL));
         }
         let name = args.first().map(String::as_str).unwrap_or_default();
+        // Before anything is looked for by a path that the job has chosen.
+        let leave = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
+        fd::close_all_but_channels().map_err(|error| self.failed(Stage::Find, leave(error)))?;
         let found = find(name, &env).map_err(|errno| self.failed(Stage::Find, errno))?;
+        null_outputs().map_err(|errno| self.failed(Stage::Find, errno))?;
         self.resolved.replace(found);
         rustix::thread::set_no_new_privs(true)
             .map_err(|errno| self.failed(Stage::Filter, Errno::from_raw(errno.raw_os_error())))?;
@@ -129,13 +139,38 @@ fn find(name: &str, env: &[String]) -> Result<CString, Errno> {
     Err(worst)
 }
 
+/// A program is never reached through a magic link: `/proc/self/exe` is this program still.
 fn executable(path: &CStr) -> Result<(), Errno> {
-    let to_errno = |errno: rustix::io::Errno| Errno::from_raw(errno.raw_os_error());
-    let found = statat(CWD, path, AtFlags::empty()).map_err(to_errno)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
+    let file = file.map_err(to_errno)?;
+    let found = fstat(&file).map_err(to_errno)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
         return Err(Errno::EACCES);
     }
     accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).map_err(to_errno)
+}
+
+/// libcontainer puts the container's own null device, opened for reading, in the place of every
+/// standard descriptor that was one; an output is written to.
+fn null_outputs() -> Result<(), Errno> {
+    let is_null = |fd: BorrowedFd<'_>| {
+        let stat = fstat(fd).map_err(to_errno)?;
+        let character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        Ok::<_, Errno>(character && (major(stat.st_rdev), minor(stat.st_rdev)) == NULL_DEVICE)
+    };
+    let null = || open(c"/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    if is_null(stdout())? {
+        dup2_stdout(null().map_err(to_errno)?).map_err(to_errno)?;
+    }
+    if is_null(stderr())? {
+        dup2_stderr(null().map_err(to_errno)?).map_err(to_errno)?;
+    }
+    Ok(())
+}
+
+fn to_errno(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
 }
 
 #[cfg(test)]

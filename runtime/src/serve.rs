@@ -22,7 +22,7 @@ use crate::create::{Job, Root, create};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
 use crate::sys::seccomp::{INSTRUCTION_BYTES, INSTRUCTIONS_MAX, Program};
-use crate::sys::{fd, signal};
+use crate::sys::{fd, seal, signal};
 use crate::{delete, kill, spec, start};
 
 /// Longest request: a plan and what names it.
@@ -52,6 +52,9 @@ impl Termination for Exit {
 
 /// Serves the request on descriptor 3.
 pub fn serve() -> Exit {
+    if !is_sealed() {
+        return Exit::Unheard;
+    }
     let Ok(socket) = clean_up() else { return Exit::Unheard };
     let reply = match FrameReader::with_limit(REQUEST_BYTES_MAX).read(&socket) {
         Ok(frame) => answer(frame),
@@ -65,16 +68,31 @@ pub fn serve() -> Exit {
     if write_frame(&socket, &text, &[]).is_err() { Exit::Unheard } else { exit }
 }
 
+/// Whether this program runs from a file that no container can write to; executes itself again from
+/// one when it does not. False when that fails: then nothing may be started.
+pub fn is_sealed() -> bool {
+    match seal::is_sealed() {
+        Ok(true) => true,
+        Ok(false) => {
+            let _cannot = seal::execute_again();
+            false
+        }
+        Err(_unknown) => false,
+    }
+}
+
 /// Everything that an inherited process state could do to us.
 fn clean_up() -> Result<OwnedFd, RuntimeError> {
     let parent = rustix::process::getppid();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .doing("ask to die with the parent")?;
-    // Only a parent that was still there after asking will be noticed.
-    if rustix::process::getppid() != parent {
+    let socket = fd::take_request().doing("take the request's descriptor")?;
+    // Only a parent that was still there after asking will be noticed, and only the one who asks: it
+    // may have died before the first look, and somebody else be the parent since.
+    let asks = rustix::net::sockopt::socket_peercred(&socket).doing("see who asks")?.pid;
+    if rustix::process::getppid() != parent || parent != Some(asks) {
         return Err(std::io::Error::other("it is gone")).doing("keep the parent");
     }
-    let socket = fd::take_request().doing("take the request's descriptor")?;
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .doing("become undumpable")?;

@@ -9,10 +9,14 @@
 mod support;
 
 use std::fs;
+use std::io::Read as _;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt as _;
 
 use nimbus_api::RefusalCode;
 use nimbus_api::runtime::{RuntimeReply, RuntimeVerb};
+use nix::unistd::Gid;
+use rustix::process::{WaitOptions, waitpid};
 use serde_json::json;
 use support::Host;
 
@@ -260,4 +264,85 @@ fn a_cgroup_namespace_hides_the_hosts_paths() {
     let ended = host.run();
     assert_eq!(ended.status.exit_status(), Some(0), "{ended:?}");
     assert!(!ended.out.contains("nimbus-test-"), "{ended:?}");
+}
+
+/// CVE-2019-5736: what executes in the container is this program until it executes the job's, and a
+/// file of the host must not be there to be written.
+#[test]
+fn a_waiting_init_runs_from_a_file_that_nobody_can_write() {
+    let host = Host::shell("true");
+    let created = host.create();
+    let own = fs::File::open(format!("/proc/{}/exe", created.pid)).unwrap();
+    let flags = rustix::fs::fstatvfs(&own).unwrap().f_flag;
+    host.delete();
+    assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY), "{flags:?}");
+}
+
+/// CVE-2024-21626 and worse: a program's path could lead through a descriptor before execve closes it.
+#[test]
+fn a_waiting_init_holds_nothing_of_the_host_but_channels() {
+    let host = Host::shell("true");
+    let created = host.create();
+    let held = fs::read_dir(format!("/proc/{}/fd", created.pid)).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        let number: u32 = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        (number, fs::read_link(path).unwrap().to_string_lossy().into_owned())
+    });
+    let held: Vec<_> = held.filter(|(number, _)| *number > 2).collect();
+    host.delete();
+    assert!(!held.is_empty(), "not even a channel was seen");
+    for (number, target) in held {
+        let channel = target.starts_with("socket:") || target.starts_with("pipe:");
+        assert!(channel || target.ends_with("fifo"), "{number} is {target}");
+    }
+}
+
+#[test]
+fn a_program_behind_a_magic_link_is_not_found() {
+    for program in ["/proc/self/exe", "/proc/1/exe", "/proc/self/root/bin/true"] {
+        let host = Host::new(&[program]);
+        let Err((code, detail)) = host.try_create() else { panic!("{program} was found") };
+        assert_eq!(code, RefusalCode::RuntimeExec, "{program}: {detail}");
+    }
+}
+
+#[test]
+fn whoever_the_job_runs_as_opens_its_own_output_and_has_its_own_groups() {
+    let mut host = Host::shell("echo out > /dev/stdout; id -G");
+    host.edit("/process/user", json!({"uid": 1000, "gid": 1000}));
+    let (mut fds, _out, _err) = host.create_fds();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let at = fds.len() - 2;
+    fds[at] = writer.into();
+    // A containerd that was started from somebody's shell has that shell's groups.
+    let before = nix::unistd::getgroups().unwrap();
+    nix::unistd::setgroups(&[Gid::from_raw(6), Gid::from_raw(10)]).unwrap();
+    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let reply = Host::ask_with(&host.request(host.create_verb()), &borrowed);
+    nix::unistd::setgroups(&before).unwrap();
+    drop(fds);
+    let RuntimeReply::Created { pid, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(host.ask(RuntimeVerb::Start), RuntimeReply::Done);
+    let mut out = String::new();
+    reader.read_to_string(&mut out).unwrap();
+    waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::empty()).unwrap();
+    host.delete();
+    assert_eq!(out, "out\n1000\n");
+}
+
+#[test]
+fn output_to_nowhere_can_be_written_to() {
+    let host = Host::shell("echo lost && echo lost >&2 && exit 9");
+    let (mut fds, _out, _err) = host.create_fds();
+    for at in [fds.len() - 2, fds.len() - 1] {
+        fds[at] = fs::OpenOptions::new().write(true).open("/dev/null").unwrap().into();
+    }
+    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let reply = Host::ask_with(&host.request(host.create_verb()), &borrowed);
+    let RuntimeReply::Created { pid, .. } = reply else { panic!("{reply:?}") };
+    assert_eq!(host.ask(RuntimeVerb::Start), RuntimeReply::Done);
+    let (_, status) =
+        waitpid(rustix::process::Pid::from_raw(pid), WaitOptions::empty()).unwrap().unwrap();
+    host.delete();
+    assert_eq!(status.exit_status(), Some(9));
 }

@@ -11,7 +11,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nimbus_api::RefusalCode;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::error::{Doing as _, RuntimeError};
 
@@ -71,9 +72,23 @@ pub(crate) fn signal_all(dirs: &[&Path], signal: Signal) -> Result<(), RuntimeEr
     // Number 0 stands for processes of another pid namespace, which cannot be in a cgroup of ours.
     let own = rustix::process::getpid();
     for pid in pids.into_iter().filter_map(Pid::from_raw).filter(|pid| *pid != own) {
-        match kill_process(pid, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-            Err(error) => return Err(error).doing("signal a process of the container"),
+        signal_member(dirs, pid, signal).doing("signal a process of the container")?;
+    }
+    Ok(())
+}
+
+/// Signals a process if it is still a member. Its number may be somebody else's since it was read; the
+/// descriptor is not.
+fn signal_member(dirs: &[&Path], pid: Pid, signal: Signal) -> io::Result<()> {
+    let gone =
+        |error: Errno| if error == Errno::SRCH { Ok(()) } else { Err(io::Error::from(error)) };
+    let process = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(error) => return gone(error),
+    };
+    for dir in dirs {
+        if members(dir)?.contains(&pid.as_raw_nonzero().get()) {
+            return pidfd_send_signal(process, signal).or_else(gone);
         }
     }
     Ok(())

@@ -31,3 +31,35 @@ pub(crate) fn take_request() -> io::Result<OwnedFd> {
     // inherited by number and the swap above lets this line run once.
     Ok(unsafe { OwnedFd::from_raw_fd(REQUEST_FD) })
 }
+
+/// Descriptors from this number on are closed without a look: this program never has so many.
+const LOOKED_AT_MAX: libc::c_int = 4096;
+
+/// Closes every descriptor above the standard ones that is neither a socket nor a FIFO.
+///
+/// For the init process alone, right before it looks for its program: what is left of libcontainer
+/// there is channels and this program's FIFO. Anything else, a directory or a procfs of the host above
+/// all, could be walked through by a program's path, or by a script's, before execve closes it.
+pub(crate) fn close_all_but_channels() -> io::Result<()> {
+    for number in REQUEST_FD..LOOKED_AT_MAX {
+        let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: fstat writes one stat into memory that is large enough for it, or nothing.
+        if unsafe { libc::fstat(number, stat.as_mut_ptr()) } != 0 {
+            continue;
+        }
+        // SAFETY: fstat succeeded, so it has been written.
+        let mode = unsafe { stat.assume_init() }.st_mode;
+        if !matches!(mode & libc::S_IFMT, libc::S_IFSOCK | libc::S_IFIFO) {
+            // SAFETY: close touches no memory. Owners of these descriptors are dead frames of the
+            // parent's, which this forked process never returns to, and statics that only ever lend
+            // the number to calls that then fail.
+            unsafe { libc::close(number) };
+        }
+    }
+    let first = libc::c_uint::try_from(LOOKED_AT_MAX).unwrap_or(libc::c_uint::MAX);
+    // SAFETY: close_range touches no memory; that there is nothing to close is the rule.
+    if unsafe { libc::close_range(first, libc::c_uint::MAX, 0) } == 0 {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}

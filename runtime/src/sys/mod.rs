@@ -10,5 +10,6 @@ pub(crate) mod bpf;
 pub(crate) mod fd;
 pub(crate) mod keyring;
 pub(crate) mod net;
+pub(crate) mod seal;
 pub(crate) mod seccomp;
 pub(crate) mod signal;

@@ -1,0 +1,72 @@
+//! This program's own file, put out of a container's reach.
+//!
+//! A process of a container can be made to execute what `/proc/self/exe` means while that is still
+//! this program, and then open it for writing as the root that owns it (CVE-2019-5736). A file on a
+//! read-only mount that is in no namespace cannot be opened for writing by anybody who finds it there.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
+
+use nix::fcntl::AtFlags;
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, fstatvfs, openat};
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+const OWN: &str = "/proc/self/exe";
+
+/// Whether this program's file cannot be written to through its mount.
+pub(crate) fn is_sealed() -> io::Result<bool> {
+    let own = openat(CWD, OWN, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(fstatvfs(own)?.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Executes this program again, with the same arguments and environment, from a read-only mount that
+/// is in no namespace. Returns only when that cannot be done.
+pub(crate) fn execute_again() -> io::Error {
+    match again() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn again() -> io::Result<std::convert::Infallible> {
+    let own = openat(CWD, OWN, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let sealed = open_tree(&own, "", flags)?;
+    make_read_only(sealed.as_fd())?;
+    let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+    let args = std::env::args_os().map(|arg| text(&arg)).collect::<io::Result<Vec<_>>>()?;
+    let env = std::env::vars_os().map(|(name, value)| {
+        let mut one = name;
+        one.push("=");
+        one.push(value);
+        text(&one)
+    });
+    let env = env.collect::<io::Result<Vec<_>>>()?;
+    Ok(nix::unistd::execveat(&sealed, c"", &args, &env, AtFlags::AT_EMPTY_PATH)?)
+}
+
+fn make_read_only(mount: impl AsFd) -> io::Result<()> {
+    let wanted = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is a literal with its NUL, `wanted` is a mount_attr that lives beyond the call
+    // and whose exact size is given; the kernel only reads both. The descriptor is borrowed.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const wanted,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
