@@ -80,9 +80,8 @@ fn process(judged: &Judged) -> Value {
             { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
         ]),
     );
-    if let Some(adjust) = judged.oom_score_adj {
-        put("oomScoreAdj", adjust.into());
-    }
+    // Never left out: what is inherited is containerd's, and far below zero.
+    put("oomScoreAdj", judged.oom_score_adj.into());
     process.into()
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Judged {
     pub(crate) nofile: Nofile,
     /// Sorted, without repetition: what both the lease and the specification name.
     pub(crate) capabilities: Vec<String>,
-    pub(crate) oom_score_adj: Option<i64>,
+    pub(crate) oom_score_adj: i64,
     pub(crate) read_only: bool,
     pub(crate) hostname: String,
     pub(crate) sysctl: BTreeMap<String, String>,
@@ -110,7 +110,7 @@ pub(crate) fn judge(
         umask: process.user.umask,
         nofile: task.nofile,
         capabilities: task.capabilities,
-        oom_score_adj: process.oom_score_adj.filter(|adjust| *adjust > 0),
+        oom_score_adj: process.oom_score_adj.unwrap_or(0).max(0),
         read_only: root.readonly,
         hostname,
         sysctl: linux.sysctl,

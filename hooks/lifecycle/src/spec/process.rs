@@ -59,7 +59,7 @@ pub(super) fn judge(
     let labels = [&process.apparmor_profile, &process.selinux_label];
     let labelled = labels.iter().any(|label| label.as_ref().is_some_and(|text| !text.is_empty()));
     tightened.note_if(labelled, "process security label: not applied, the lease's containment is");
-    tightened.note_if(process.oom_score_adj == Some(0), "process.oomScoreAdj: not lowered");
+    tightened.note_if(process.oom_score_adj.is_none(), "process.oomScoreAdj: 0");
     let capabilities = capabilities(process.capabilities.as_ref(), leased, tightened)?;
     Ok(Task { capabilities, nofile: nofile(&process.rlimits, tightened)? })
 }

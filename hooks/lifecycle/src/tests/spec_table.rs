@@ -34,6 +34,8 @@ fn a_real_spec_of_containerd_1_6_is_granted() {
     assert_eq!(plan.spec["linux"]["cgroupsPath"], "/nimbus/j1-1");
     assert_eq!(plan.spec["linux"]["resources"]["cpu"]["quota"], 50_000);
     assert!(plan.spec.get("annotations").is_none());
+    // The specification does not say; containerd's own, far below zero, would be inherited.
+    assert_eq!(plan.spec["process"]["oomScoreAdj"], 0);
 }
 
 #[test]

@@ -196,8 +196,12 @@ impl Container {
         *ended
     }
 
-    /// Puts an end to it, now; the first reason is the one that is told.
+    /// Puts an end to it, now; the first reason is the one that is told. What has ended by itself is
+    /// not ended again: a deadline that passes before Delete comes changes nothing.
     pub(super) fn end(&self, reason: Refusal) {
+        if self.exit.borrow().is_some() {
+            return;
+        }
         self.end.send_if_modified(|end| {
             let fresh = end.is_none();
             end.get_or_insert(reason);

@@ -32,6 +32,11 @@ pub(super) async fn start(context: Context, container: Arc<Container>) -> Result
     container.step("start", events, Machine::begin_start)?;
     let pid = container.pid();
     if let Err(refusal) = context.launcher.done(RuntimeVerb::Start, START_PATIENCE).await {
+        // The program may be running all the same, when only the word of it was lost: what was not
+        // reported as started must not run.
+        if let Ok(made) = container.made() {
+            kill_made(&made);
+        }
         container.step("start", events, Machine::start_failed)?;
         return Err(refusal.into());
     }

@@ -163,6 +163,18 @@ fn at_its_deadline_a_job_is_killed_by_the_shim_alone() {
 }
 
 #[test]
+fn a_job_that_ended_by_itself_did_whatever_the_deadline_says_before_delete() {
+    let job = Job::with("exit 5", |plan| plan.deadline = soon(1_000));
+    job.start();
+    assert_eq!(job.shim.wait().exit_status, 5);
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    job.shim.delete().unwrap();
+    let released = job.released();
+    assert_eq!((released.exit_status, released.reason.as_str()), (5, ""));
+    job.shim.shut_down();
+}
+
+#[test]
 fn a_deadline_that_has_passed_lets_nothing_start() {
     let job = Job::with("echo ran", |plan| plan.deadline = soon(0));
     match job.shim.create(&job.uri("out"), "") {
