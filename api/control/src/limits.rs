@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Longest message that is read, both listeners.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Bytes of jobs in one answer from which on a list goes on in the next page.
+pub(crate) const LIST_BYTES_MAX: usize = 4 << 20;
 /// Longest message that the join listener reads.
 pub(crate) const JOIN_MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Longest certificate signing request.

@@ -16,7 +16,7 @@ use super::{Filled, Person, job_name, org_name, page};
 use crate::app::{App, stopped};
 use crate::limits::{SLOW_READER_MAX, STREAM_QUEUE};
 use crate::session::Command;
-use crate::store::{Cancelled, JobPage, NewJob};
+use crate::store::{Cancelled, JobPage, Listed, NewJob};
 use crate::watchers::Watcher;
 use crate::{spec, status};
 
@@ -115,9 +115,9 @@ impl Jobs for JobsService {
         let org = org.map(|org| org.to_string());
         // One more than asked for: whether there is a next page.
         let wanted = JobPage { org, states, before, size: size.saturating_add(1) };
-        let mut jobs = self.0.store.jobs(wanted).await.map_err(status::store)?;
+        let Listed { mut jobs, cut } = self.0.store.jobs(wanted).await.map_err(status::store)?;
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let more = jobs.len() > size;
+        let more = cut || jobs.len() > size;
         jobs.truncate(size);
         let last = jobs.last().and_then(|job| job.name.rsplit('/').next()).filter(|_name| more);
         let next_page_token = last.map(|last| page::token(&query, last)).unwrap_or_default();

@@ -6,7 +6,7 @@ use prost::Message as _;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, named_params};
 
-use super::rows::{self, JobHead, Move};
+use super::rows::{self, JobHead, Listed, Move};
 use super::{Store, StoreError, signed};
 use crate::limits::REQUEST_ID_KEPT_MS;
 
@@ -89,13 +89,13 @@ impl Store {
     /// One job without its bundles, for those who watch it.
     pub(crate) async fn job_brief(&self, job: String) -> Result<Option<pb::Job>, StoreError> {
         self.read(move |connection| {
-            Ok(rows::jobs_where(connection, "job = ?1", &[job.into()])?.pop())
+            Ok(rows::jobs_where(connection, "job = ?1", &[job.into()])?.jobs.pop())
         })
         .await
     }
 
     /// A page of jobs without bundles, newest first.
-    pub(crate) async fn jobs(&self, page: JobPage) -> Result<Vec<pb::Job>, StoreError> {
+    pub(crate) async fn jobs(&self, page: JobPage) -> Result<Listed, StoreError> {
         self.read(move |connection| read_jobs(connection, &page)).await
     }
 
@@ -204,14 +204,14 @@ fn read_job(
         }
         None => rows::jobs_where(connection, "job = ?1", &[key])?,
     };
-    let Some(mut found) = found.pop() else { return Ok(None) };
+    let Some(mut found) = found.jobs.pop() else { return Ok(None) };
     if let Some(spec) = found.spec.as_mut() {
         rows::add_bundles(connection, job, spec)?;
     }
     Ok(Some(found))
 }
 
-fn read_jobs(connection: &Connection, page: &JobPage) -> Result<Vec<pb::Job>, StoreError> {
+fn read_jobs(connection: &Connection, page: &JobPage) -> Result<Listed, StoreError> {
     let mut condition = String::from("1");
     let mut values: Vec<Value> = Vec::new();
     if let Some(org) = &page.org {

@@ -233,9 +233,10 @@ pub(super) fn lease(
     }
     let orgs = orgs_in_turn(connection, &terms.cursor)?;
     let generation = rows::meta(connection, "generation")?;
+    let roomiest = roomiest(&offers);
     let mut waiting = BTreeMap::new();
     for (org, room) in &orgs {
-        let jobs = candidates(connection, org, *room, terms.now_ms)?;
+        let jobs = candidates(connection, org, *room, &roomiest, terms.now_ms)?;
         waiting.insert(org.as_str(), (jobs.into_iter(), *room));
     }
     let mut progress = true;
@@ -272,22 +273,55 @@ fn orgs_in_turn(connection: &Connection, cursor: &str) -> Result<Vec<(String, u3
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// For each platform the most of everything that any node has free: what needs more fits nowhere now.
+fn roomiest(offers: &[Offer]) -> BTreeMap<String, Resources> {
+    let mut found: BTreeMap<String, Resources> = BTreeMap::new();
+    for offer in offers.iter().filter(|offer| offer.max_jobs > 0) {
+        let most = found.entry(offer.platform.clone()).or_default();
+        most.cpu_millis = most.cpu_millis.max(offer.capacity.cpu_millis);
+        most.memory_bytes = most.memory_bytes.max(offer.capacity.memory_bytes);
+        most.pids = most.pids.max(offer.capacity.pids);
+    }
+    found
+}
+
+/// The oldest jobs of an org that may fit somewhere: those that cannot do not hold up the others.
 fn candidates(
     connection: &Connection,
     org: &str,
     room: u32,
+    roomiest: &BTreeMap<String, Resources>,
     now_ms: i64,
 ) -> Result<Vec<Candidate>, StoreError> {
-    if room == 0 {
-        return Ok(Vec::new());
-    }
-    let mut statement = connection.prepare_cached(
-        "SELECT job, spec, attempt FROM jobs WHERE org = ?1 AND state = 1 AND not_before_ms <= ?2
-         ORDER BY job LIMIT ?3",
-    )?;
-    let limit = i64::try_from(SCAN_PER_ORG).unwrap_or(i64::MAX);
-    let mut rows = statement.query((org, now_ms, limit))?;
     let mut found = Vec::new();
+    if room == 0 {
+        return Ok(found);
+    }
+    for (platform, most) in roomiest {
+        of_platform(connection, org, (platform, most), now_ms, &mut found)?;
+    }
+    found.sort_by(|one: &Candidate, other| one.job.cmp(&other.job));
+    Ok(found)
+}
+
+fn of_platform(
+    connection: &Connection,
+    org: &str,
+    (platform, most): (&str, &Resources),
+    now_ms: i64,
+    found: &mut Vec<Candidate>,
+) -> Result<(), StoreError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT job, spec, attempt FROM jobs WHERE org = :org AND state = 1
+            AND not_before_ms <= :now AND platform = :platform AND cpu_millis <= :cpu
+            AND memory_bytes <= :memory AND pids <= :pids
+         ORDER BY job LIMIT :limit",
+    )?;
+    let mut rows = statement.query(named_params! {
+        ":org": org, ":now": now_ms, ":platform": platform, ":cpu": most.cpu_millis,
+        ":memory": signed(most.memory_bytes), ":pids": most.pids,
+        ":limit": i64::try_from(SCAN_PER_ORG).unwrap_or(i64::MAX),
+    })?;
     while let Some(row) = rows.next()? {
         let spec: Vec<u8> = row.get(1)?;
         found.push(Candidate {
@@ -297,7 +331,7 @@ fn candidates(
             attempt: small(row.get(2)?).saturating_add(1),
         });
     }
-    Ok(found)
+    Ok(())
 }
 
 fn subtract_used(connection: &Connection, offer: &mut Offer) -> Result<(), StoreError> {

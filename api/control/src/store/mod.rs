@@ -39,6 +39,7 @@ pub(crate) use leases::{LeaseTerms, LiveLease, Offer};
 pub(crate) use nodes::{JoinNode, NodeHello, NodeRow};
 pub(crate) use policies::PolicyRow;
 pub(crate) use quotas::QuotaRow;
+pub(crate) use rows::Listed;
 pub use schema::OpenError;
 
 /// The open store.
@@ -51,7 +52,7 @@ pub(crate) struct Store {
 struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 /// Why a request to the store gave nothing.
@@ -119,7 +120,7 @@ impl Store {
         let readers = Readers {
             path: path.to_owned(),
             idle: Mutex::new(Vec::new()),
-            permits: Semaphore::new(READERS),
+            permits: Arc::new(Semaphore::new(READERS)),
         };
         Ok(Self { writer, readers: Arc::new(readers) })
     }
@@ -138,9 +139,12 @@ impl Store {
         &self,
         question: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let _permit = self.readers.permits.acquire().await.map_err(|_closed| StoreError::Closed)?;
         let readers = Arc::clone(&self.readers);
+        let permit = Arc::clone(&self.readers.permits).acquire_owned().await;
+        let permit = permit.map_err(|_closed| StoreError::Closed)?;
         let ran = tokio::task::spawn_blocking(move || {
+            // Given back when the question has been answered, not when nobody waits for it any more.
+            let _permit = permit;
             let connection = readers.take()?;
             // One snapshot for all statements of a question.
             connection.execute_batch("BEGIN")?;

@@ -6,7 +6,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
 use super::{StoreError, small, unsigned};
-use crate::limits::{QUOTA_QUEUED_DEFAULT, QUOTA_RUNNING_DEFAULT};
+use crate::limits::{LIST_BYTES_MAX, QUOTA_QUEUED_DEFAULT, QUOTA_RUNNING_DEFAULT};
 
 /// What decisions need of a job.
 #[derive(Debug, Clone)]
@@ -77,6 +77,10 @@ pub(super) fn move_job(
             ":ended": ended, ":exit_code": change.exit_code, ":reason": change.reason,
             ":message": change.message, ":job": job,
         })?;
+    if is_final(change.to) {
+        // They were for the node; up to 3 MiB a job would outlive it for nothing.
+        connection.prepare_cached("DELETE FROM bundles WHERE job = ?1")?.execute([job])?;
+    }
     let delta = |test: &dyn Fn(JobState) -> bool| {
         i64::from(test(change.to)).saturating_sub(i64::from(test(from.state)))
     };
@@ -115,20 +119,33 @@ pub(super) fn ensure_org(connection: &Connection, org: &str) -> Result<(), Store
 const JOB_COLUMNS: &str =
     "job, org, state, spec, created_ms, ended_ms, exit_code, reason, message, version";
 
-/// Reads jobs by a condition; without bundles.
+/// Jobs that were read.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) jobs: Vec<pb::Job>,
+    /// More match, which would have been too long for one answer.
+    pub(crate) cut: bool,
+}
+
+/// Reads jobs by a condition, up to [`LIST_BYTES_MAX`] and at least one; without bundles.
 pub(super) fn jobs_where(
     connection: &Connection,
     condition: &str,
     values: &[Value],
-) -> Result<Vec<pb::Job>, StoreError> {
+) -> Result<Listed, StoreError> {
     let text = format!("SELECT {JOB_COLUMNS} FROM jobs WHERE {condition}");
     let mut statement = connection.prepare_cached(&text)?;
     let mut rows = statement.query(rusqlite::params_from_iter(values))?;
-    let mut jobs = Vec::new();
+    let (mut jobs, mut bytes) = (Vec::new(), 0_usize);
     while let Some(row) = rows.next()? {
-        jobs.push(job_of(connection, row)?);
+        let job = job_of(connection, row)?;
+        bytes = bytes.saturating_add(job.encoded_len());
+        if bytes > LIST_BYTES_MAX && !jobs.is_empty() {
+            return Ok(Listed { jobs, cut: true });
+        }
+        jobs.push(job);
     }
-    Ok(jobs)
+    Ok(Listed { jobs, cut: false })
 }
 
 fn job_of(connection: &Connection, row: &Row<'_>) -> Result<pb::Job, StoreError> {

@@ -459,3 +459,56 @@ async fn a_newer_schema_or_a_clock_set_back_stops_the_start_and_one_refusal_spoi
     let newer = Store::open(&path, START_MS + 60_000);
     assert!(matches!(newer, Err(super::OpenError::SchemaNewer { found: 99, known: 1 })));
 }
+
+#[test]
+fn jobs_that_fit_nowhere_do_not_hold_up_those_behind_them() {
+    let scene = scene();
+    let many = u32::try_from(crate::limits::SCAN_PER_ORG).unwrap() + 5;
+    for number in 0..many {
+        let mut job = new_job("a", number, 0);
+        if number % 2 == 0 {
+            job.spec.image.as_mut().unwrap().platform = "linux/arm64".to_owned();
+        } else {
+            job.spec.resources.as_mut().unwrap().cpu_millis = 1_000_000;
+        }
+        jobs::enqueue(&scene.connection, &job, START_MS).unwrap();
+    }
+    let small = jobs::enqueue(&scene.connection, &new_job("a", many, 0), START_MS).unwrap();
+    let batch = leases::lease(&scene.connection, vec![offer("n1")], &terms(START_MS)).unwrap();
+    let leased: Vec<_> = batch.leased.iter().map(|(_, claims)| claims.job.as_str()).collect();
+    assert_eq!(leased, [small.job()]);
+}
+
+#[test]
+fn bundles_go_when_the_job_has_ended() {
+    let scene = scene();
+    let mut job = new_job("a", 1, 0);
+    job.spec.bundles = vec![b"{}".to_vec()];
+    let made = jobs::enqueue(&scene.connection, &job, START_MS).unwrap();
+    assert_eq!(count(&scene.connection, "SELECT count(*) FROM bundles"), 1);
+    jobs::cancel(&scene.connection, made.job(), START_MS).unwrap();
+    assert_eq!(count(&scene.connection, "SELECT count(*) FROM bundles"), 0);
+}
+
+#[test]
+fn a_list_that_would_be_too_long_is_cut_and_says_so() {
+    let scene = scene();
+    let word = 100 << 10;
+    let fit = u32::try_from(crate::limits::LIST_BYTES_MAX / word).unwrap();
+    for number in 0..fit + 5 {
+        let mut job = new_job("a", number, 0);
+        job.spec.args = vec!["x".repeat(word)];
+        jobs::enqueue(&scene.connection, &job, START_MS).unwrap();
+    }
+    let list = |before: Option<String>| {
+        let key = before.unwrap_or_else(|| "z".to_owned());
+        super::rows::jobs_where(&scene.connection, "job < ?1 ORDER BY job DESC", &[key.into()])
+            .unwrap()
+    };
+    let first = list(None);
+    assert!(first.cut && first.jobs.len() <= usize::try_from(fit).unwrap());
+    let last = first.jobs.last().unwrap().name.rsplit('/').next().unwrap().to_owned();
+    let second = list(Some(last));
+    assert!(!second.cut);
+    assert_eq!(first.jobs.len() + second.jobs.len(), usize::try_from(fit).unwrap() + 5);
+}
