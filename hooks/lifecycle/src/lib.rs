@@ -24,6 +24,7 @@ mod task;
 mod tests;
 
 pub use decide::admit;
+pub use policy::may_fetch;
 pub use spec::process_identity;
 
 /// How far the wall clock may be behind the highest `iat` seen, seconds (rule 1). The same

@@ -6,7 +6,7 @@
 //! cost nothing: acceptance is existential.
 
 use nimbus_api::clock::UnixSeconds;
-use nimbus_api::lease::LeasedPolicy;
+use nimbus_api::lease::{LeasedImage, LeasedPolicy};
 use nimbus_api::policy::{Need, SignedPolicy, Trust};
 use nimbus_api::verify::{BundleOutcome, VerifiedAttestation};
 use nimbus_api::{Digest, Refusal, RefusalCode};
@@ -20,6 +20,27 @@ pub(crate) struct Granted {
     /// Digest of each bundle that satisfied a need, each once.
     pub(crate) attestations: Vec<Digest>,
     pub(crate) serial: u64,
+}
+
+/// Whether an image may be fetched for a lease at all: what the policy has no rule for, denies, or
+/// cannot grant for want of any bundle is refused before its registry is spoken to. Grants nothing.
+pub fn may_fetch(policy: &PolicyFact, image: &LeasedImage, bundles: usize) -> Result<(), Refusal> {
+    let policy = match policy {
+        PolicyFact::Missing => return Err(RefusalCode::PolicyMissing.into()),
+        PolicyFact::Refused(refusal) => return Err(refusal.clone()),
+        PolicyFact::Verified(signed) => &signed.policy,
+    };
+    if policy.deny.digests.contains(&image.digest) {
+        return Err(Refusal::with(RefusalCode::ImageDenied, image.digest));
+    }
+    if policy.rule_for(&image.name).is_none() {
+        return Err(Refusal::with(RefusalCode::PolicyNoMatch, &image.name));
+    }
+    // Every rule requires something.
+    if bundles == 0 {
+        return Err(Refusal::with(RefusalCode::ImageUnattested, "no bundle came with the job"));
+    }
+    Ok(())
 }
 
 pub(crate) fn check(

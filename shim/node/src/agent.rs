@@ -14,6 +14,7 @@ use nimbus_api::lease::{LeaseClaims, LeaseToken, LeasedImage, VerifiedLease};
 use nimbus_api::plan::Plan;
 use nimbus_api::{Digest, Refusal, RefusalCode};
 use nimbus_hooks::facts::{Facts, HeartbeatFact, MeasuredImage};
+use nimbus_hooks::{FLOOR_TOLERANCE_SECONDS, LIFETIME_SECONDS_MAX};
 
 use crate::admit::peers::Peers;
 use crate::bundles::BundleStore;
@@ -197,12 +198,46 @@ impl Agent {
         sent.map_or(HeartbeatFact::Unknown, HeartbeatFact::Sent)
     }
 
-    /// Checks a token and remembers its time as the clock's floor.
+    /// Checks a token and remembers its time as the clock's floor, unless it could never be acted on
+    /// here: a control whose clock is ahead, or that was stolen, does not move this node's.
     pub fn verify_lease(&self, token: &LeaseToken) -> Result<VerifiedLease, Refusal> {
         let keys = self.trust().keys()?;
         let lease = token.verify(&keys)?;
-        self.trust().raise_floor(lease.claims.iat).map_err(|error| ledger_failed(&error))?;
+        if self.plausible(&lease.claims).is_ok() {
+            self.trust().raise_floor(lease.claims.iat).map_err(|error| ledger_failed(&error))?;
+        }
         Ok(lease)
+    }
+
+    /// Whether a lease is for this node, of this time and not longer than leases last. What is not has
+    /// no lasting effect: no floor, no entry in the ledger, no later deadline.
+    pub fn plausible(&self, claims: &LeaseClaims) -> Result<(), Refusal> {
+        let here = self.identity().map(|identity| identity.thumbprint);
+        if here != Some(claims.node) {
+            return Err(Refusal::with(RefusalCode::LeaseWrongNode, claims.node));
+        }
+        let now = self.clock.unix();
+        let from = claims.iat.max(claims.nbf);
+        if from.0 > now.0.saturating_add(FLOOR_TOLERANCE_SECONDS) {
+            let found = format!("valid from {from}, it is {now} here");
+            return Err(Refusal::with(RefusalCode::LeaseNotYetValid, found));
+        }
+        let lifetime = claims.lifetime_seconds();
+        if lifetime > LIFETIME_SECONDS_MAX {
+            let found = format!("it lasts {lifetime} s, at most {LIFETIME_SECONDS_MAX} s may be");
+            return Err(Refusal::with(RefusalCode::LeaseUnsupported, found));
+        }
+        Ok(())
+    }
+
+    /// Tells control that a lease will not be used, without a place in the ledger for it.
+    pub fn decline(&self, claims: &LeaseClaims, refusal: &Refusal) -> Result<(), Refusal> {
+        if self.spool.is_full() || self.spool.holds(claims.lease_id.as_str(), true) {
+            return Ok(());
+        }
+        let entry = Entry::granted(claims.clone()).after(Step::End(End::refused(refusal)))?;
+        let event = report::finished(&entry, self.clock.unix_millis());
+        self.spool.append(event).map(drop).map_err(|error| ledger_failed(&error))
     }
 
     /// A compiled filter, from the cache if it has been compiled before.
@@ -223,6 +258,7 @@ impl Agent {
     /// Takes a new token of a held lease: moves the deadline, durable, then tells the shim.
     pub fn extend(&self, token: &LeaseToken) -> Result<LeaseId, Refusal> {
         let lease = self.verify_lease(token)?;
+        self.plausible(&lease.claims)?;
         let HeartbeatFact::Sent(sent) = self.heartbeat(&lease.claims) else {
             return Err(Refusal::new(RefusalCode::LeaseUnknownNonce));
         };
@@ -318,4 +354,50 @@ fn ledger_failed(error: &dyn std::error::Error) -> Refusal {
 /// assignment or is durable before.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, World};
+    use nimbus_api::Digest;
+    use nimbus_api::proto::node::v1::event::Kind;
+
+    /// Claims that control signed and that this node can never act on.
+    fn implausible() -> Vec<(RefusalCode, LeaseClaims)> {
+        let changed = |change: &dyn Fn(&mut LeaseClaims)| {
+            let mut claims = testing::claims();
+            change(&mut claims);
+            claims
+        };
+        vec![
+            (RefusalCode::LeaseWrongNode, changed(&|claims| claims.node = Digest::of(b"other"))),
+            (RefusalCode::LeaseNotYetValid, changed(&|claims| claims.iat.0 += 3600)),
+            (RefusalCode::LeaseNotYetValid, changed(&|claims| claims.nbf.0 += 3600)),
+            (RefusalCode::LeaseUnsupported, changed(&|claims| claims.exp.0 = i64::MAX)),
+        ]
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_meant_leaves_nothing_behind() {
+        for (code, mut claims) in implausible() {
+            let dir = tempfile::tempdir().unwrap();
+            let agent = World::new().agent(dir.path());
+            let floor = agent.trust().floor();
+            claims.nonce = hex::encode(agent.new_nonce());
+            let token = testing::sign(&claims);
+            let lease = agent.verify_lease(&token).unwrap();
+            assert_eq!(agent.plausible(&lease.claims).unwrap_err().code, code);
+            assert_eq!(agent.trust().floor(), floor, "{code}");
+            assert_eq!(agent.extend(&token).unwrap_err().code, code);
+            agent.decline(&lease.claims, &Refusal::new(code)).unwrap();
+            agent.decline(&lease.claims, &Refusal::new(code)).unwrap();
+            assert!(agent.ledger.all().is_empty());
+            assert_eq!(agent.spool.waiting(), 1, "control is told, once");
+            let Some(Kind::Finished(told)) = agent.spool.after(0).unwrap().kind else {
+                panic!("not an end")
+            };
+            assert_eq!(told.reason, code.as_str());
+        }
+    }
 }

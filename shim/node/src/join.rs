@@ -2,7 +2,7 @@
 //!
 //! The token carries the hash of the CA's key, so the first connection is as good as any later one:
 //! no "trust on first use". What comes back is checked against the token and the own key before
-//! anything is stored. Joining again keeps the identity key and replaces the rest.
+//! anything is stored. Joining the same control again keeps the identity key and replaces the rest.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -82,6 +82,12 @@ pub enum JoinError {
     /// The key set is not signed by the root that came with it.
     #[error("control's key set cannot be used")]
     KeySet(#[source] KeySetError),
+    /// The data directory belongs to a node of another control service.
+    #[error(
+        "the data directory is of a node of another control service: its spool and the key sets it \
+         has seen mean nothing here; join with an empty data_dir"
+    )]
+    OtherRoot,
     /// Key, certificate or files.
     #[error("cannot make or keep the identity")]
     Identity(#[source] IdentityError),
@@ -94,6 +100,8 @@ pub async fn join(
     control: &str,
     token: &JoinToken,
 ) -> Result<(Identity, Vec<u8>), JoinError> {
+    // One that cannot be read is no reason not to join again.
+    let before = Identity::load(data_dir).unwrap_or(None);
     let key = identity::load_or_make_key(data_dir).map_err(JoinError::Identity)?;
     let csr = identity::certificate_request(&key).map_err(JoinError::Identity)?;
     let channel = tls::connect_to_join(control, token.ca_key).await.map_err(JoinError::Link)?;
@@ -106,6 +114,9 @@ pub async fn join(
     let answer = answer.into_inner();
     let key_set = answer.key_set.clone();
     let record = record(answer, token)?;
+    if before.is_some_and(|before| before.record.root_key != record.root_key) {
+        return Err(JoinError::OtherRoot);
+    }
     let identity = Identity::of(record, key).map_err(JoinError::Identity)?;
     identity.save(data_dir).map_err(JoinError::Identity)?;
     Ok((identity, key_set))

@@ -55,9 +55,9 @@ pub enum SpoolError {
         /// Its bytes.
         found: usize,
     },
-    /// An earlier write failed; the file's end is not known any more.
-    #[error("the spool failed before and takes nothing until the agent is restarted")]
-    Failed,
+    /// There is no segment to write to.
+    #[error("the spool has no segment")]
+    NoSegment,
 }
 
 /// The spool.
@@ -70,8 +70,10 @@ pub struct Spool {
 
 #[derive(Debug)]
 struct Inner {
-    /// The segment that is written, none after a failed write.
-    open: Option<Segment>,
+    /// The segment that is written.
+    open: Segment,
+    /// A write failed: what follows the segment's whole records must go before the next.
+    torn: bool,
     /// First sequence numbers of all segments, lowest first.
     segments: VecDeque<u64>,
     next: u64,
@@ -85,6 +87,22 @@ struct Segment {
     file: File,
     path: PathBuf,
     bytes: u64,
+}
+
+impl Segment {
+    /// Adds a record, durable when this returns.
+    fn write(&mut self, record: &[u8]) -> Result<(), SpoolError> {
+        let written = self.file.write_all(record).and_then(|()| self.file.sync_data());
+        written.map_err(|error| FileError::new("append to", &self.path, error))?;
+        self.bytes = self.bytes.saturating_add(u64::try_from(record.len()).unwrap_or(0));
+        Ok(())
+    }
+
+    /// Removes what a failed write left.
+    fn cut(&self) -> Result<(), SpoolError> {
+        let cut = self.file.set_len(self.bytes).and_then(|()| self.file.sync_all());
+        Ok(cut.map_err(|error| FileError::new("cut", &self.path, error))?)
+    }
 }
 
 impl Spool {
@@ -116,7 +134,8 @@ impl Spool {
             }
         }
         let bytes = pending.iter().map(|(_, bytes)| bytes).sum();
-        let inner = Inner { open, segments, next, acked, pending, bytes };
+        let open = open.ok_or(SpoolError::NoSegment)?;
+        let inner = Inner { open, torn: false, segments, next, acked, pending, bytes };
         Ok(Self { dir: dir.to_owned(), inner: Mutex::new(inner), changed: Notify::new() })
     }
 
@@ -125,21 +144,20 @@ impl Spool {
         let mut inner = self.lock();
         event.seq = inner.next;
         let record = encode(&event)?;
-        let Some(mut segment) = inner.open.take() else { return Err(SpoolError::Failed) };
-        if segment.bytes > SEGMENT_BYTES_MAX {
-            create_segment(&self.dir, inner.next)?;
-            let next = inner.next;
-            inner.segments.push_back(next);
-            segment = open_segment(segment_path(&self.dir, next), 0)?;
+        if inner.torn {
+            inner.open.cut()?;
+            inner.torn = false;
         }
-        segment
-            .file
-            .write_all(&record)
-            .and_then(|()| segment.file.sync_data())
-            .map_err(|error| FileError::new("append to", &segment.path, error))?;
-        segment.bytes = segment.bytes.saturating_add(u64::try_from(record.len()).unwrap_or(0));
-        inner.open = Some(segment);
         let seq = inner.next;
+        if inner.open.bytes > SEGMENT_BYTES_MAX {
+            create_segment(&self.dir, seq)?;
+            inner.open = open_segment(segment_path(&self.dir, seq), 0)?;
+            inner.segments.push_back(seq);
+        }
+        if let Err(error) = inner.open.write(&record) {
+            inner.torn = true;
+            return Err(error);
+        }
         inner.next = seq.saturating_add(1);
         inner.bytes = inner.bytes.saturating_add(record.len());
         inner.pending.push_back((event, record.len()));
@@ -178,7 +196,7 @@ impl Spool {
     /// Whether so much waits that no new work may be taken.
     pub fn is_full(&self) -> bool {
         let inner = self.lock();
-        inner.bytes > SPOOL_BYTES_SOFT || inner.open.is_none()
+        inner.bytes > SPOOL_BYTES_SOFT || inner.torn
     }
 
     /// How many events wait.

@@ -1,7 +1,7 @@
 //! One fact missing or wrong at a time, each with its code.
 
 use nimbus_api::clock::{BootNanos, NANOS_PER_SECOND, UnixSeconds};
-use nimbus_api::lease::LeaseClaims;
+use nimbus_api::lease::{LeaseClaims, LeasedImage};
 use nimbus_api::verify::BundleOutcome;
 use nimbus_api::{Digest, Refusal, RefusalCode as Code};
 
@@ -322,4 +322,24 @@ fn requests_of_another_shape_are_refused() {
         facts.task.options_type = options.to_owned();
         assert!(admit(&facts).is_ok(), "{options}");
     }
+}
+
+/// What is not worth fetching would not have been granted either, and is told the same.
+#[test]
+fn what_may_not_be_fetched_is_refused_as_admission_would() {
+    let facts = good();
+    let image = claims().images.remove(0);
+    assert_eq!(crate::may_fetch(&facts.policy, &image, 1), Ok(()));
+    let refused = |policy: &PolicyFact, image: &LeasedImage, bundles| {
+        crate::may_fetch(policy, image, bundles).unwrap_err().code
+    };
+    assert_eq!(refused(&PolicyFact::Missing, &image, 1), Code::PolicyMissing);
+    let own = Refusal::new(Code::PolicyBadSignature);
+    assert_eq!(refused(&PolicyFact::Refused(own), &image, 1), Code::PolicyBadSignature);
+    assert_eq!(refused(&facts.policy, &image, 0), Code::ImageUnattested);
+    let other = LeasedImage { name: "evil.example/x".to_owned(), ..image.clone() };
+    assert_eq!(refused(&facts.policy, &other, 1), Code::PolicyNoMatch);
+    let denying = format!("{POLICY}[deny]\ndigests = [\"{}\"]\n", image.digest);
+    let denied = with_policy(&denying).policy;
+    assert_eq!(refused(&denied, &image, 1), Code::ImageDenied);
 }

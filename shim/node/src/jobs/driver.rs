@@ -105,6 +105,9 @@ async fn prepare(jobs: &Arc<Jobs>, claims: &LeaseClaims) -> Result<(), Refusal> 
     let [image] = claims.images.as_slice() else { return Ok(()) };
     let (agent, image, claims) = (Arc::clone(&jobs.agent), image.clone(), claims.clone());
     let work = tokio::task::spawn_blocking(move || {
+        let policy = agent.trust().policy();
+        let bundles = agent.bundles.of(&claims.lease_id)?;
+        nimbus_hooks::may_fetch(&policy, &image, bundles.list.len())?;
         let measured = agent.images.prepare(&image)?;
         let policy = agent.trust().policy();
         // The answers stay in caches; what they mean is for admission.

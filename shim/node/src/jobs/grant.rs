@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nimbus_api::id::LeaseId;
 use nimbus_api::lease::LeaseToken;
 use nimbus_api::proto::control::v1::JobSpec;
 use nimbus_api::proto::node::v1::Grant;
@@ -15,30 +16,36 @@ use crate::ledger::End;
 pub enum Taken {
     /// It is known already.
     Known,
+    /// It is in the ledger, and over: its end is to be reported.
+    Over(LeaseId, End),
     /// Its job is to be driven.
     New(Box<driver::Assignment>),
 }
 
-/// Takes a grant. Waits for the disk. A refusal says that nothing was recorded: the token is not one,
-/// or the disk failed; everything else is recorded and reported as the lease's end.
+/// Takes a grant. Waits for the disk. A refusal says that control was told nothing: the token is not
+/// one, or the spool failed; everything else is reported as the lease's end.
 pub fn take(jobs: &Arc<Jobs>, grant: Grant) -> Result<Taken, Refusal> {
     let agent = &jobs.agent;
     let token = LeaseToken::unchecked(grant.lease);
     let lease = agent.verify_lease(&token)?;
     let id = lease.claims.lease_id.clone();
     let room = room(jobs);
-    if !agent.ledger.grant(lease.claims.clone())? {
-        return Ok(Taken::Known);
+    let granted = agent.plausible(&lease.claims);
+    match granted.and_then(|()| agent.ledger.grant(lease.claims.clone())) {
+        Ok(true) => {}
+        Ok(false) => return Ok(Taken::Known),
+        Err(refusal) => {
+            tracing::warn!(lease = %id, %refusal, "a grant was declined");
+            agent.decline(&lease.claims, &refusal)?;
+            return Ok(Taken::Known);
+        }
     }
     let kept = room.and_then(|()| prepare(jobs, &lease.claims, grant.spec));
     match kept {
         Ok(spec) => {
             Ok(Taken::New(Box::new(driver::Assignment { claims: lease.claims, token, spec })))
         }
-        Err(refusal) => {
-            agent.finish(&id, End::refused(&refusal))?;
-            Ok(Taken::Known)
-        }
+        Err(refusal) => Ok(Taken::Over(id, End::refused(&refusal))),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod spec;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nimbus_api::id::LeaseId;
 
@@ -18,6 +19,9 @@ use crate::agent::{Agent, lock};
 use crate::ledger::End;
 use crate::logs::LogTable;
 use containerd::Containerd;
+
+/// Between two tries to record an end.
+const FINISH_PAUSE: Duration = Duration::from_secs(5);
 
 /// What every job's task needs.
 #[derive(Debug)]
@@ -60,19 +64,36 @@ impl Jobs {
         lock(&self.active).contains(id)
     }
 
-    /// Records and spools the end of a lease, off the event loop because it waits for the disk.
-    async fn finish(self: &Arc<Self>, id: &LeaseId, end: End) {
-        let (jobs, id) = (Arc::clone(self), id.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            if let Err(refusal) = jobs.agent.finish(&id, end) {
-                tracing::error!(lease = %id, %refusal, "an end could not be recorded");
-            }
-            if let Some(entry) = jobs.agent.ledger.get(&id) {
-                jobs.logs.finish(&entry.claims.job, entry.claims.attempt);
-            }
+    /// Finishes a lease that nobody drives.
+    pub(crate) fn end_soon(self: &Arc<Self>, id: &LeaseId, end: End) {
+        let Some(active) = self.claim(id) else { return };
+        let jobs = Arc::clone(self);
+        tokio::spawn(async move {
+            jobs.finish(&active.id, end).await;
+            drop(active);
         });
-        if let Err(error) = done.await {
-            tracing::error!(%error, "recording an end broke off");
+    }
+
+    /// Records and spools the end of a lease, off the event loop because it waits for the disk. Tries
+    /// until it is done: a full disk is emptied some day, and an end that is not told holds a place.
+    async fn finish(self: &Arc<Self>, id: &LeaseId, end: End) {
+        loop {
+            let (jobs, id, end) = (Arc::clone(self), id.clone(), end.clone());
+            let done = tokio::task::spawn_blocking(move || {
+                let finished = jobs.agent.finish(&id, end);
+                if let Some(entry) = jobs.agent.ledger.get(&id) {
+                    jobs.logs.finish(&entry.claims.job, entry.claims.attempt);
+                }
+                finished.inspect_err(|refusal| {
+                    tracing::error!(lease = %id, %refusal, "an end could not be recorded");
+                })
+            });
+            match done.await {
+                Ok(Ok(())) => return,
+                Ok(Err(_told)) => {}
+                Err(error) => tracing::error!(%error, "recording an end broke off"),
+            }
+            tokio::time::sleep(FINISH_PAUSE).await;
         }
     }
 }

@@ -28,8 +28,9 @@ use crate::files::{self, FileError};
 
 /// Most leases kept.
 pub const ENTRIES_MAX: usize = 4096;
-/// How long after its end a lease is remembered.
-pub const KEEP_SECONDS: i64 = 3600;
+/// How long after the time of its end a lease is remembered: until nobody's clock takes it for valid.
+/// A longer memory is no safer, since what is not in the ledger cannot be used, and fills it.
+pub const KEEP_SECONDS: i64 = 2 * nimbus_hooks::FLOOR_TOLERANCE_SECONDS;
 /// Longest entry: a plan, twice as long when every byte of it is escaped, and the rest.
 pub const ENTRY_BYTES_MAX: usize = 2 * PLAN_BYTES_MAX + (64 << 10);
 const SUFFIX: &str = ".json";

@@ -77,6 +77,7 @@ async fn take_grant(jobs: &Arc<Jobs>, grant: Grant) {
             tracing::info!(lease = %assignment.claims.lease_id, job = %assignment.claims.job, "granted");
             driver::spawn(jobs, *assignment);
         }
+        Ok(Ok(Taken::Over(id, end))) => jobs.end_soon(&id, end),
         Ok(Ok(Taken::Known)) => {}
         Ok(Err(refusal)) => tracing::error!(%refusal, "a grant was not taken"),
         Err(error) => tracing::error!(%error, "taking a grant broke off"),

@@ -130,3 +130,19 @@ fn what_waits_is_known_by_lease() {
     let spool = Spool::open(dir.path()).unwrap();
     assert!(spool.holds("l2", true) && !spool.holds("l2", false) && !spool.holds("l9", true));
 }
+
+#[test]
+fn a_failed_write_is_cut_off_and_the_next_one_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = three(dir.path());
+    let spool = Spool::open(dir.path()).unwrap();
+    // A descriptor that cannot be written to, after half a record has come through.
+    let good = std::mem::replace(&mut spool.lock().open.file, File::open(&path).unwrap());
+    assert!(spool.append(event("l4")).is_err());
+    assert!(spool.is_full(), "new work would not be reported");
+    spool.lock().open.file = good;
+    OpenOptions::new().append(true).open(&path).unwrap().write_all(b"half").unwrap();
+    assert_eq!(spool.append(event("l4")).unwrap(), 4);
+    assert!(!spool.is_full());
+    assert_eq!(sequence(&Spool::open(dir.path()).unwrap()), [1, 2, 3, 4]);
+}
