@@ -25,11 +25,7 @@ pub(crate) struct Granted {
 /// Whether an image may be fetched for a lease at all: what the policy has no rule for, denies, or
 /// cannot grant for want of any bundle is refused before its registry is spoken to. Grants nothing.
 pub fn may_fetch(policy: &PolicyFact, image: &LeasedImage, bundles: usize) -> Result<(), Refusal> {
-    let policy = match policy {
-        PolicyFact::Missing => return Err(RefusalCode::PolicyMissing.into()),
-        PolicyFact::Refused(refusal) => return Err(refusal.clone()),
-        PolicyFact::Verified(signed) => &signed.policy,
-    };
+    let policy = &signed(policy)?.policy;
     if policy.deny.digests.contains(&image.digest) {
         return Err(Refusal::with(RefusalCode::ImageDenied, image.digest));
     }
@@ -43,16 +39,20 @@ pub fn may_fetch(policy: &PolicyFact, image: &LeasedImage, bundles: usize) -> Re
     Ok(())
 }
 
+fn signed(policy: &PolicyFact) -> Result<&SignedPolicy, Refusal> {
+    match policy {
+        PolicyFact::Missing => Err(RefusalCode::PolicyMissing.into()),
+        PolicyFact::Refused(refusal) => Err(refusal.clone()),
+        PolicyFact::Verified(signed) => Ok(signed),
+    }
+}
+
 pub(crate) fn check(
     facts: &Facts,
     image: &MeasuredImage,
     leased: Option<&LeasedPolicy>,
 ) -> Result<Granted, Refusal> {
-    let signed = match &facts.policy {
-        PolicyFact::Missing => return Err(RefusalCode::PolicyMissing.into()),
-        PolicyFact::Refused(refusal) => return Err(refusal.clone()),
-        PolicyFact::Verified(signed) => signed,
-    };
+    let signed = signed(&facts.policy)?;
     let policy = &signed.policy;
     let now = facts.clock.unix;
     if policy.not_after <= now {

@@ -80,6 +80,10 @@ impl Jobs {
         loop {
             let (jobs, id, end) = (Arc::clone(self), id.clone(), end.clone());
             let done = tokio::task::spawn_blocking(move || {
+                if jobs.agent.ledger.get(&id).is_none() {
+                    // Reported by its shim and forgotten since: there is nothing to record.
+                    return Ok(());
+                }
                 let finished = jobs.agent.finish(&id, end);
                 if let Some(entry) = jobs.agent.ledger.get(&id) {
                     jobs.logs.finish(&entry.claims.job, entry.claims.attempt);
@@ -95,5 +99,22 @@ impl Jobs {
             }
             tokio::time::sleep(FINISH_PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, World};
+
+    #[tokio::test]
+    async fn the_end_of_a_lease_that_was_forgotten_is_no_work_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = World::new().agent(dir.path());
+        let logs = Arc::new(LogTable::load(&dir.path().join("logs"), |_, _| true).unwrap());
+        let jobs = Jobs::new(agent, Containerd::new(&dir.path().join("none")), logs);
+        let id = testing::claims().lease_id;
+        let finished = tokio::time::timeout(FINISH_PAUSE, jobs.finish(&id, End::unknown())).await;
+        finished.expect("it tries again and again");
     }
 }
