@@ -5,15 +5,18 @@
 //! that is how layers escape, of a lower layer because a directory of its own would silently shadow
 //! the link. Hard links lead to entries of the same layer only; builders write no others.
 //!
-//! OCI whiteouts become overlayfs's: a character device 0:0, or `trusted.overlay.opaque`. They are
-//! made only where lower layers have something, so that none ever shows. A directory that a layer
-//! implies but does not list has the attributes of the one below it, else 0755, root, 1970.
+//! OCI whiteouts become overlayfs's: a character device 0:0, or `trusted.overlay.opaque`. They say
+//! something of lower layers only, wherever in the archive they stand, and so they are noted first
+//! and made last: only where lower layers have something that no other whiteout of this layer has
+//! hidden, so that none ever shows, and nothing is there for the sake of a whiteout below it. A
+//! directory that a layer implies but does not list has the attributes of the one below it, else
+//! 0755, root, 1970.
 //!
 //! Kept: numeric owners below 2^31, all mode bits (set-user-id too: jobs run with no_new_privs on a
 //! nosuid mount, where it does nothing), times, `user.*` attributes. A later entry of the same path
 //! replaces an earlier one, except that directories merge.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,7 +28,7 @@ use rustix::io::Errno;
 use super::archive::{Attributes, Entry, EntryKind, MODE_BITS};
 use super::files::{BELOW, PRIVATE_DIR, PRIVATE_FILE, file_type, lstat, open_dir};
 use super::limits::{Deadline, ImageLimits};
-use super::merged::{Found, Stack, is_whiteout, set_opaque};
+use super::merged::{Found, Stack, set_opaque};
 use super::path::{LayerPath, ancestors};
 use super::pax::Mtime;
 use super::refuse::{hostile, internal, malformed, read_failed, shown, too_large};
@@ -33,6 +36,14 @@ use super::tree;
 
 const IMPLIED_MODE: u32 = 0o755;
 const COPY_BYTES: usize = 128 << 10;
+
+/// How much of what lower layers have at a path is gone; the greater says more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Whiteout {
+    /// What is in the directory.
+    Content,
+    All,
+}
 
 /// One layer being unpacked.
 pub(super) struct Unpacker<'a> {
@@ -43,8 +54,10 @@ pub(super) struct Unpacker<'a> {
     entries: u64,
     /// Times of directories by inode, set when nothing more is put into them.
     times: HashMap<u64, Mtime>,
-    /// Directories through which lower layers cannot be seen.
-    opaque: BTreeSet<Vec<u8>>,
+    /// What whiteouts take away from lower layers, by path.
+    whiteouts: BTreeMap<Vec<u8>, Whiteout>,
+    /// Directories in the place of something that this layer had put there.
+    replaced: BTreeSet<Vec<u8>>,
     /// The directory that the last entry was in.
     last_parent: Option<(Vec<u8>, OwnedFd)>,
     buffer: Vec<u8>,
@@ -65,7 +78,8 @@ impl<'a> Unpacker<'a> {
             deadline,
             entries: 0,
             times: HashMap::new(),
-            opaque: BTreeSet::new(),
+            whiteouts: BTreeMap::new(),
+            replaced: BTreeSet::new(),
             last_parent: None,
             buffer: vec![0; COPY_BYTES],
         };
@@ -86,13 +100,14 @@ impl<'a> Unpacker<'a> {
             EntryKind::Symlink { target } => self.symlink(entry, target),
             EntryKind::HardLink { target } => self.hard_link(entry, target),
             EntryKind::Fifo => self.fifo(entry),
-            EntryKind::Whiteout => self.whiteout(&entry.path),
-            EntryKind::Opaque => self.hide_below(&entry.path),
+            EntryKind::Whiteout => self.note(&entry.path, Whiteout::All),
+            EntryKind::Opaque => self.note(&entry.path, Whiteout::Content),
         }
     }
 
-    /// Sets the times of directories; the number of entries.
+    /// Makes the whiteouts and sets the times of directories; the number of entries.
     pub(super) fn finish(mut self) -> Result<u64, Refusal> {
+        self.make_whiteouts()?;
         self.last_parent = None;
         let times = &self.times;
         tree::for_each_directory(&self.root, self.limits.depth, &mut |dir, stat| {
@@ -148,7 +163,7 @@ impl<'a> Unpacker<'a> {
         let dir = open_dir(&parent, name).map_err(failed)?;
         if instead {
             set_opaque(&dir).map_err(failed)?;
-            self.opaque.insert(path.as_bytes().to_vec());
+            self.replaced.insert(path.as_bytes().to_vec());
         }
         Ok(dir)
     }
@@ -234,34 +249,49 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// `path` is gone, if lower layers have it and this layer has not put something else there.
-    fn whiteout(&mut self, path: &LayerPath) -> Result<(), Refusal> {
-        let failed = |error: Errno| made(path, error);
-        if !self.is_below(path)? {
-            return Ok(());
+    fn note(&mut self, path: &LayerPath, what: Whiteout) -> Result<(), Refusal> {
+        if path.is_root() {
+            return Err(hostile("a layer that hides the whole root below it"));
         }
+        if self.is_below(path)? {
+            let noted = self.whiteouts.entry(path.as_bytes().to_vec()).or_insert(what);
+            *noted = what.max(*noted);
+        }
+        Ok(())
+    }
+
+    fn make_whiteouts(&mut self) -> Result<(), Refusal> {
+        for (path, what) in self.whiteouts.clone() {
+            if self.is_hidden(&path) {
+                continue;
+            }
+            let path = LayerPath::parse(&path, self.limits)?;
+            self.deadline.check()?;
+            match what {
+                Whiteout::All => self.hide(&path)?,
+                Whiteout::Content => self.hide_content(&path)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// `path` is gone, if this layer has not put something else there.
+    fn hide(&mut self, path: &LayerPath) -> Result<(), Refusal> {
+        let failed = |error: Errno| made(path, error);
         let (parent_path, name) = path.split();
         let parent = self.parent(parent_path)?;
         match lstat(&parent, name).map_err(failed)? {
             None => fs::mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), 0)
                 .map_err(failed),
-            Some(stat) if file_type(&stat) == FileType::Directory => self.hide_below(path),
+            Some(stat) if file_type(&stat) == FileType::Directory => self.hide_content(path),
             Some(_) => Ok(()),
         }
     }
 
     /// Whatever lower layers have in this directory is gone.
-    fn hide_below(&mut self, path: &LayerPath) -> Result<(), Refusal> {
-        if path.is_root() {
-            return Err(hostile("a layer that hides the whole root below it"));
-        }
-        if !self.is_below(path)? {
-            return Ok(());
-        }
+    fn hide_content(&mut self, path: &LayerPath) -> Result<(), Refusal> {
         let dir = self.parent(path.as_bytes())?;
-        set_opaque(&dir).map_err(|error| made(path, error))?;
-        self.opaque.insert(path.as_bytes().to_vec());
-        Ok(())
+        set_opaque(&dir).map_err(|error| made(path, error))
     }
 
     /// Whether lower layers show something at this path.
@@ -279,8 +309,9 @@ impl<'a> Unpacker<'a> {
         }
     }
 
+    /// Whether this layer hides what lower layers have in a directory that the path leads through.
     fn is_hidden(&self, path: &[u8]) -> bool {
-        ancestors(path).any(|dir| self.opaque.contains(dir))
+        ancestors(path).any(|dir| self.replaced.contains(dir) || self.whiteouts.contains_key(dir))
     }
 
     /// The directory for a new entry, with nothing at the entry's name.
@@ -302,16 +333,16 @@ impl<'a> Unpacker<'a> {
     /// A directory has gone: so has what is remembered of it.
     fn forget(&mut self, path: &[u8]) {
         self.last_parent = None;
-        self.opaque.remove(path);
+        self.replaced.remove(path);
         let below = [path, b"/"].concat();
         let gone: Vec<Vec<u8>> = self
-            .opaque
+            .replaced
             .range(below.clone()..)
             .take_while(|dir| dir.starts_with(&below))
             .cloned()
             .collect();
         for dir in gone {
-            self.opaque.remove(&dir);
+            self.replaced.remove(&dir);
         }
     }
 
@@ -343,12 +374,6 @@ impl<'a> Unpacker<'a> {
                 Some(stat) if file_type(&stat) == FileType::Directory => {
                     open_dir(&dir, name).map_err(failed)?
                 }
-                Some(stat) if is_whiteout(&stat) => {
-                    self.count_entry()?;
-                    let made = self.new_directory(&dir, &part, true)?;
-                    self.imply(made.as_fd(), None)?;
-                    made
-                }
                 Some(_) => {
                     return Err(hostile(format!(
                         "an entry below {}, which is a symbolic link or a file",
@@ -369,7 +394,8 @@ impl<'a> Unpacker<'a> {
 
     /// The directory that lower layers have at a path, if any.
     fn directory_below(&self, path: &LayerPath) -> Result<Option<Stat>, Refusal> {
-        if self.is_hidden(path.as_bytes()) {
+        let gone = self.whiteouts.get(path.as_bytes()) == Some(&Whiteout::All);
+        if gone || self.is_hidden(path.as_bytes()) {
             return Ok(None);
         }
         match self.lower.look_up(path.as_bytes())? {

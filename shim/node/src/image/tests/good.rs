@@ -129,6 +129,49 @@ fn whiteouts_are_made_only_where_there_is_something_to_hide() {
     assert!(devices.is_empty(), "{devices:?}");
 }
 
+/// Whatever the order: nothing is left of a directory for the sake of a whiteout inside it, and what
+/// a layer brings itself stays.
+#[test]
+fn whiteouts_mean_the_same_wherever_they_stand_in_a_layer() {
+    let lower = Tar::default()
+        .dir("c")
+        .dir("c/d")
+        .file("c/d/old", b"o")
+        .dir("kept")
+        .file("kept/old", b"o")
+        .file("file", b"o")
+        .end();
+    let upper: [(&str, &[u8]); 6] = [
+        ("c/d/.wh..wh..opq", b""),
+        ("c/d/.wh.old", b""),
+        ("c/.wh..wh..opq", b""),
+        (".wh.kept", b""),
+        ("kept/new", b"n"),
+        (".wh.file", b""),
+    ];
+    for turn in 0..upper.len() {
+        let mut entries = upper;
+        entries.rotate_left(turn);
+        for back in [false, true] {
+            if back {
+                entries.reverse();
+            }
+            let place = Place::new();
+            let upper =
+                entries.iter().fold(Tar::default(), |tar, (path, data)| tar.file(path, data));
+            let layers = [Layer::plain(lower.clone()), Layer::plain(upper.end())];
+            let request = place.layout("x", &image(&layers));
+            let store = place.store();
+            let measured = store.prepare(&request).unwrap();
+            let expected = ["c 755 0:0 dir", "kept 755 0:0 dir", "kept/new 644 0:0 n"];
+            assert_eq!(merged(&store, &measured), expected, "{entries:?}");
+            let devices = place.tree(&chain_ids(&measured.layers)[1]);
+            let devices = listing(&devices).into_iter().filter(|line| line.contains("device"));
+            assert_eq!(devices.count(), 1, "only the whiteout of the file: {entries:?}");
+        }
+    }
+}
+
 #[test]
 fn an_image_survives_a_restart_and_is_not_fetched_again() {
     let place = Place::new();

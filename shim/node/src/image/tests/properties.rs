@@ -75,8 +75,8 @@ proptest! {
 }
 
 /// Entries of one layer as builders write them: whiteouts first (what they mean after other entries
-/// is read in several ways, and so is a directory that is both gone and emptied), links to files that are there, now and then something in the place of
-/// something else.
+/// is read in several ways, and so is a directory that is both gone and emptied), links to files
+/// that are there, now and then something in the place of something else.
 fn honest_entries() -> impl Strategy<Value = Vec<(usize, String, String)>> {
     let entry = prop_oneof![
         3 => "([abc]/){0,2}[abc]".prop_map(|name| (1, name)),
@@ -87,9 +87,13 @@ fn honest_entries() -> impl Strategy<Value = Vec<(usize, String, String)>> {
     ];
     let entry = (entry, any::<proptest::sample::Index>());
     let entries = proptest::collection::vec(entry, 1..10);
-    (entries, any::<bool>()).prop_map(|(mut entries, opaque)| {
-        entries
-            .retain(|((_, name), _)| !name.contains(".wh.") || name.contains(".wh..opq") == opaque);
+    entries.prop_map(|mut entries| {
+        let gone: Vec<String> =
+            entries.iter().map(|((_, name), _)| name.replace(".wh.", "")).collect();
+        entries.retain(|((_, name), _)| {
+            let emptied = name.strip_suffix("/.wh..wh..opq");
+            emptied.is_none_or(|dir| !gone.iter().any(|gone| gone == dir))
+        });
         entries.sort_by_key(|((_, name), _)| !name.contains(".wh."));
         let mut files: Vec<String> = Vec::new();
         let mut made = Vec::new();
@@ -111,7 +115,7 @@ fn honest_entries() -> impl Strategy<Value = Vec<(usize, String, String)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     /// Of what is let in, the merged view is what umoci unpacks.
     #[test]
