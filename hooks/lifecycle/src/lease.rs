@@ -5,7 +5,7 @@
 //! CLOCK_BOOTTIME; what the lease has been used for; what it asks for. The image and the process
 //! that it names are compared where they are known.
 
-use nimbus_api::clock::BootNanos;
+use nimbus_api::clock::{BootNanos, UnixSeconds};
 use nimbus_api::lease::{LEASE_VERSION, LeaseClaims, LeasedImage, VerifiedLease};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
@@ -28,13 +28,26 @@ pub(crate) fn check(facts: &Facts) -> Result<Authority<'_>, Refusal> {
     };
     let claims = &lease.claims;
     check_version(claims)?;
-    check_node(claims, &facts.node)?;
+    check_node(claims, facts.node.thumbprint)?;
     check_wall_clock(claims, facts.clock)?;
     let deadline = deadline(claims, facts)?;
     let again = check_use(facts)?;
     check_room(&facts.node, again)?;
     let image = check_asks(claims, &facts.node)?;
     Ok(Authority { lease, image, deadline })
+}
+
+/// Whether a lease could be acted on by this node at some time: it is for it, its time has begun, and
+/// it is not longer than leases last. What is not may leave no trace: no floor of the clock, no place
+/// in the ledger, no later deadline (rule 1). `now` is the wall clock.
+pub fn plausible(
+    claims: &LeaseClaims,
+    thumbprint: Option<Digest>,
+    now: UnixSeconds,
+) -> Result<(), Refusal> {
+    check_node(claims, thumbprint)?;
+    check_begun(claims, now)?;
+    check_lifetime(claims)
 }
 
 fn check_version(claims: &LeaseClaims) -> Result<(), Refusal> {
@@ -48,8 +61,8 @@ fn check_version(claims: &LeaseClaims) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_node(claims: &LeaseClaims, node: &NodeFacts) -> Result<(), Refusal> {
-    let own = node.thumbprint.ok_or(RefusalCode::NodeNotJoined)?;
+fn check_node(claims: &LeaseClaims, thumbprint: Option<Digest>) -> Result<(), Refusal> {
+    let own = thumbprint.ok_or(RefusalCode::NodeNotJoined)?;
     if claims.node != own {
         let found = format!("found {}, this node is {own}", claims.node);
         return Err(Refusal::with(RefusalCode::LeaseWrongNode, found));
@@ -57,18 +70,31 @@ fn check_node(claims: &LeaseClaims, node: &NodeFacts) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_wall_clock(claims: &LeaseClaims, clock: ClockFacts) -> Result<(), Refusal> {
-    let now = clock.unix;
-    let tolerated = now.0.saturating_add(FLOOR_TOLERANCE_SECONDS);
-    if tolerated < clock.floor.0 {
-        let found = format!("it is {now} here, a lease was issued at {}", clock.floor);
-        return Err(Refusal::with(RefusalCode::NodeClockBack, found));
-    }
-    if claims.nbf.0 > tolerated || claims.iat.0 > tolerated {
-        let from = claims.nbf.max(claims.iat);
+fn check_begun(claims: &LeaseClaims, now: UnixSeconds) -> Result<(), Refusal> {
+    let from = claims.nbf.max(claims.iat);
+    if from.0 > now.0.saturating_add(FLOOR_TOLERANCE_SECONDS) {
         let found = format!("valid from {from}, it is {now} here");
         return Err(Refusal::with(RefusalCode::LeaseNotYetValid, found));
     }
+    Ok(())
+}
+
+fn check_lifetime(claims: &LeaseClaims) -> Result<(), Refusal> {
+    let lifetime = claims.lifetime_seconds();
+    if lifetime > LIFETIME_SECONDS_MAX {
+        let found = format!("it lasts {lifetime} s, at most {LIFETIME_SECONDS_MAX} s are allowed");
+        return Err(Refusal::with(RefusalCode::LeaseUnsupported, found));
+    }
+    Ok(())
+}
+
+fn check_wall_clock(claims: &LeaseClaims, clock: ClockFacts) -> Result<(), Refusal> {
+    let now = clock.unix;
+    if now.0.saturating_add(FLOOR_TOLERANCE_SECONDS) < clock.floor.0 {
+        let found = format!("it is {now} here, a lease was issued at {}", clock.floor);
+        return Err(Refusal::with(RefusalCode::NodeClockBack, found));
+    }
+    check_begun(claims, now)?;
     if claims.exp <= now {
         let found = format!("it ended at {}, it is {now} here", claims.exp);
         return Err(Refusal::with(RefusalCode::LeaseExpired, found));
@@ -89,11 +115,8 @@ fn deadline(claims: &LeaseClaims, facts: &Facts) -> Result<BootNanos, Refusal> {
             return Err(RefusalCode::LeaseUnknownNonce.into());
         }
     };
+    check_lifetime(claims)?;
     let lifetime = claims.lifetime_seconds();
-    if lifetime > LIFETIME_SECONDS_MAX {
-        let found = format!("it lasts {lifetime} s, at most {LIFETIME_SECONDS_MAX} s are allowed");
-        return Err(Refusal::with(RefusalCode::LeaseUnsupported, found));
-    }
     let deadline = sent.plus_seconds(lifetime.saturating_sub(facts.node.skew_seconds));
     if deadline <= now {
         let late = deadline.until(now).as_secs();

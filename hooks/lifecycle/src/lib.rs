@@ -24,6 +24,7 @@ mod task;
 mod tests;
 
 pub use decide::admit;
+pub use lease::plausible;
 pub use policy::may_fetch;
 pub use spec::process_identity;
 

@@ -14,12 +14,12 @@ use nimbus_api::lease::{LeaseClaims, LeaseToken, LeasedImage, VerifiedLease};
 use nimbus_api::plan::Plan;
 use nimbus_api::{Digest, Refusal, RefusalCode};
 use nimbus_hooks::facts::{Facts, HeartbeatFact, MeasuredImage};
-use nimbus_hooks::{FLOOR_TOLERANCE_SECONDS, LIFETIME_SECONDS_MAX};
 
 use crate::admit::peers::Peers;
 use crate::bundles::BundleStore;
 use crate::config::NodeConfig;
 use crate::identity::Identity;
+use crate::image::Stop;
 use crate::ledger::{End, Entry, Ledger, Revoked, Stage, Step};
 use crate::nonces::NonceTable;
 use crate::report;
@@ -39,8 +39,8 @@ pub const PLATFORM: &str =
 
 /// The image store, as the agent needs it. All calls block.
 pub trait Images: Send + Sync {
-    /// Fetches, checks and unpacks what is missing.
-    fn prepare(&self, image: &LeasedImage) -> Result<MeasuredImage, Refusal>;
+    /// Fetches, checks and unpacks what is missing, until `stop` says that nobody wants it.
+    fn prepare(&self, image: &LeasedImage, stop: &Stop) -> Result<MeasuredImage, Refusal>;
     /// What is there already.
     fn measured(&self, image: &LeasedImage) -> Result<MeasuredImage, Refusal>;
     /// One detached mount a layer, lowest first.
@@ -209,25 +209,10 @@ impl Agent {
         Ok(lease)
     }
 
-    /// Whether a lease is for this node, of this time and not longer than leases last. What is not has
-    /// no lasting effect: no floor, no entry in the ledger, no later deadline.
+    /// [`nimbus_hooks::plausible`], here and now.
     pub fn plausible(&self, claims: &LeaseClaims) -> Result<(), Refusal> {
         let here = self.identity().map(|identity| identity.thumbprint);
-        if here != Some(claims.node) {
-            return Err(Refusal::with(RefusalCode::LeaseWrongNode, claims.node));
-        }
-        let now = self.clock.unix();
-        let from = claims.iat.max(claims.nbf);
-        if from.0 > now.0.saturating_add(FLOOR_TOLERANCE_SECONDS) {
-            let found = format!("valid from {from}, it is {now} here");
-            return Err(Refusal::with(RefusalCode::LeaseNotYetValid, found));
-        }
-        let lifetime = claims.lifetime_seconds();
-        if lifetime > LIFETIME_SECONDS_MAX {
-            let found = format!("it lasts {lifetime} s, at most {LIFETIME_SECONDS_MAX} s may be");
-            return Err(Refusal::with(RefusalCode::LeaseUnsupported, found));
-        }
-        Ok(())
+        nimbus_hooks::plausible(claims, here, self.clock.unix())
     }
 
     /// Tells control that a lease will not be used, without a place in the ledger for it.

@@ -10,7 +10,7 @@ use nimbus_hooks::facts::MeasuredImage;
 
 use crate::agent::{Filter, Filters, Images, PLATFORM};
 use crate::config::NodeConfig;
-use crate::image::{ImageLimits, ImageRequest, ImageStore, StoreConfig};
+use crate::image::{ImageLimits, ImageRequest, ImageStore, Stop, StoreConfig};
 use crate::seccomp;
 
 /// Opens the image store below the data directory.
@@ -26,15 +26,13 @@ pub fn open_images(config: &NodeConfig) -> Result<Arc<dyn Images>, String> {
 }
 
 impl Images for ImageStore {
-    fn prepare(&self, image: &LeasedImage) -> Result<MeasuredImage, Refusal> {
-        Self::prepare(
-            self,
-            &ImageRequest {
-                name: image.name.clone(),
-                digest: image.digest,
-                platform: image.platform.clone(),
-            },
-        )
+    fn prepare(&self, image: &LeasedImage, stop: &Stop) -> Result<MeasuredImage, Refusal> {
+        let request = ImageRequest {
+            name: image.name.clone(),
+            digest: image.digest,
+            platform: image.platform.clone(),
+        };
+        Self::prepare(self, &request, stop)
     }
 
     fn measured(&self, image: &LeasedImage) -> Result<MeasuredImage, Refusal> {

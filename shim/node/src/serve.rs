@@ -10,6 +10,8 @@ use std::time::Duration;
 use nimbus_api::Refusal;
 use nimbus_api::clock::{Clock, SystemClock};
 use nimbus_api::id::JobId;
+use nimbus_api::plan;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -32,6 +34,11 @@ use crate::verify::{Attestations, VerifierProcess};
 const WORKERS: usize = 2;
 /// How long unfinished writes have when the agent stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Descriptors of the agent itself: files, sockets, control, containerd.
+const DESCRIPTORS_OWN: u64 = 256;
+/// Descriptors of one job: its image's layers while it is fetched or admitted, and as many again for
+/// blobs, a registry, a shim, output.
+const DESCRIPTORS_JOB: u64 = 2 * plan::LAYERS_MAX as u64;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const BOOT_ID_BYTES_MAX: usize = 64;
 
@@ -104,6 +111,7 @@ pub fn run(config: NodeConfig) -> Result<(), ServeError> {
     files::ensure_dir(&config.run_dir)?;
     let _data = hold(config.data_dir.join("lock"))?;
     let _run = hold(config.run_dir.join("node.lock"))?;
+    allow_descriptors(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -126,6 +134,26 @@ pub fn run(config: NodeConfig) -> Result<(), ServeError> {
     files::remove(&state_path(&agent.config))?;
     runtime.shutdown_timeout(STOP_PATIENCE);
     stopped.map_err(ServeError::Start)
+}
+
+/// Raises the limit of open files to what the configured number of jobs may need. Less goes, until
+/// that many big images come at once: then some are refused.
+fn allow_descriptors(config: &NodeConfig) -> Result<(), ServeError> {
+    let wanted = DESCRIPTORS_OWN + DESCRIPTORS_JOB * u64::from(config.capacity.max_jobs);
+    let old = getrlimit(Resource::Nofile);
+    if old.current.is_none_or(|now| now >= wanted) {
+        return Ok(());
+    }
+    let current = old.maximum.map_or(wanted, |most| most.min(wanted));
+    if current < wanted {
+        tracing::warn!(
+            current,
+            wanted,
+            "few open files are allowed: raise LimitNOFILE= of the unit"
+        );
+    }
+    let new = Rlimit { current: Some(current), maximum: old.maximum };
+    setrlimit(Resource::Nofile, new).map_err(|error| ServeError::Start(error.into()))
 }
 
 fn open(config: NodeConfig, runtime: &tokio::runtime::Handle) -> Result<Arc<Agent>, ServeError> {

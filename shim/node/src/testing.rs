@@ -25,6 +25,7 @@ use crate::agent::{Agent, Filter, Filters, Images, PLATFORM, Parts};
 use crate::bundles::BundleStore;
 use crate::config::NodeConfig;
 use crate::identity::{Identity, IdentityRecord, pkcs8_der};
+use crate::image::Stop;
 use crate::ledger::Ledger;
 use crate::spool::Spool;
 use crate::trust::TrustStore;
@@ -126,7 +127,7 @@ require = ["n"]
 pub(crate) struct OneImage;
 
 impl Images for OneImage {
-    fn prepare(&self, image: &LeasedImage) -> Result<MeasuredImage, Refusal> {
+    fn prepare(&self, image: &LeasedImage, _stop: &Stop) -> Result<MeasuredImage, Refusal> {
         self.measured(image)
     }
 
@@ -140,6 +141,32 @@ impl Images for OneImage {
 
     fn open_layers(&self, _image: &MeasuredImage) -> Result<Vec<OwnedFd>, Refusal> {
         Ok((0..LAYERS).map(|_| tempfile::tempfile().unwrap().into()).collect())
+    }
+}
+
+/// An image store whose registries never answer: who asks waits for as long as it is wanted.
+#[derive(Default)]
+pub(crate) struct NoAnswer {
+    /// How many wait now.
+    pub(crate) waiting: AtomicUsize,
+}
+
+impl Images for NoAnswer {
+    fn prepare(&self, _image: &LeasedImage, stop: &Stop) -> Result<MeasuredImage, Refusal> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        while !stop.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        Err(Refusal::new(RefusalCode::ImageFetchFailed))
+    }
+
+    fn measured(&self, _image: &LeasedImage) -> Result<MeasuredImage, Refusal> {
+        Err(Refusal::new(RefusalCode::ImageMissing))
+    }
+
+    fn open_layers(&self, _image: &MeasuredImage) -> Result<Vec<OwnedFd>, Refusal> {
+        Err(Refusal::new(RefusalCode::ImageMissing))
     }
 }
 
@@ -212,12 +239,13 @@ pub(crate) fn identity() -> Identity {
 pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) verifier: OneBundle,
+    pub(crate) images: Arc<dyn Images>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let clock = ManualClock::at(BootNanos(0).plus_seconds(1000), UnixSeconds(NOW));
-        Self { clock: Arc::new(clock), verifier: OneBundle::default() }
+        Self { clock: Arc::new(clock), verifier: OneBundle::default(), images: Arc::new(OneImage) }
     }
 
     /// An agent on this directory: joined, with key set and policy. Opening it again is a restart.
@@ -262,7 +290,7 @@ impl World {
             ledger: Ledger::open(&dir.join("ledger")).unwrap(),
             spool: Spool::open(&dir.join("spool")).unwrap(),
             bundles: BundleStore::open(&dir.join("bundles")).unwrap(),
-            images: Arc::new(OneImage),
+            images: Arc::clone(&self.images),
             filters: Arc::new(OneFilter),
             attestations: Attestations::new(Box::new(self.verifier.clone()), Arc::clone(&clock)),
             admission: Arc::new(nimbus_hooks::admit),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nimbus_api::Digest;
-use nimbus_node::image::{ImageLimits, ImageRequest, ImageStore, StoreConfig};
+use nimbus_node::image::{ImageLimits, ImageRequest, ImageStore, Stop, StoreConfig};
 use serde_json::json;
 
 /// The only platform.
@@ -64,7 +64,7 @@ pub fn prepare(manifest: Vec<u8>, blobs: &[Vec<u8>]) {
         digest,
         platform: PLATFORM.to_owned(),
     };
-    if let Ok(measured) = store.prepare(&request) {
+    if let Ok(measured) = store.prepare(&request, &Stop::new()) {
         assert_eq!(store.measured(&request.name, &digest), Ok(measured));
     }
     drop(store);

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use nimbus_api::plan::LAYERS_MAX;
 use nimbus_api::{Refusal, RefusalCode};
 
+use super::Stop;
+
 /// Longest index or manifest.
 pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// Longest image configuration.
@@ -111,29 +113,42 @@ impl Default for ImageLimits {
     }
 }
 
-/// When one `prepare` must be done.
-#[derive(Debug, Clone, Copy)]
+/// When one `prepare` must be done, and whether it is still wanted.
+#[derive(Debug, Clone)]
 pub(super) struct Deadline {
     at: Instant,
     seconds: u64,
+    stop: Stop,
 }
 
 impl Deadline {
+    /// `stop` ends it before its time.
+    pub(super) fn unless(stop: Stop, seconds: u64) -> Self {
+        Self { at: Instant::now() + Duration::from_secs(seconds), seconds, stop }
+    }
+
+    #[cfg(test)]
     pub(super) fn after(seconds: u64) -> Self {
-        Self { at: Instant::now() + Duration::from_secs(seconds), seconds }
+        Self::unless(Stop::new(), seconds)
     }
 
     pub(super) fn remaining(&self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
+    /// Completes when there is no more reason to wait for anything.
+    pub(super) async fn over(&self) {
+        let _either = tokio::time::timeout(self.remaining(), self.stop.cancelled()).await;
+    }
+
     pub(super) fn check(&self) -> Result<(), Refusal> {
-        if self.remaining().is_zero() {
-            return Err(Refusal::with(
-                RefusalCode::ImageFetchFailed,
-                format!("it took longer than {} s", self.seconds),
-            ));
-        }
-        Ok(())
+        let why = if self.stop.is_cancelled() {
+            "it is not wanted any more".to_owned()
+        } else if self.remaining().is_zero() {
+            format!("it took longer than {} s", self.seconds)
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::with(RefusalCode::ImageFetchFailed, why))
     }
 }

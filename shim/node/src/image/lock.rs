@@ -1,53 +1,70 @@
-//! One lock a digest, held by at most one thread; others wait, but not for ever.
+//! One lock a key, held by at most one thread; others wait, but not for ever.
 //!
-//! The table's own mutex is held for a lookup only, never over I/O.
+//! The table's own mutex is held for a lookup only, never over I/O. Who waits looks now and then
+//! whether it is still wanted.
 
 use std::collections::HashSet;
+use std::fmt::Display;
+use std::hash::Hash;
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
-use nimbus_api::{Digest, Refusal, RefusalCode};
+use nimbus_api::{Refusal, RefusalCode};
 
 use super::limits::Deadline;
 
-#[derive(Debug, Default)]
-pub(super) struct DigestLocks {
-    held: Mutex<HashSet<Digest>>,
+/// Between two looks whether a wait was called off.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub(super) struct Locks<K> {
+    held: Mutex<HashSet<K>>,
     freed: Condvar,
 }
 
-/// Frees its digest when dropped.
+/// Frees its key when dropped.
 #[derive(Debug)]
-pub(super) struct DigestGuard<'a> {
-    locks: &'a DigestLocks,
-    digest: Digest,
+pub(super) struct Guard<'a, K: Eq + Hash> {
+    locks: &'a Locks<K>,
+    key: K,
 }
 
-impl DigestLocks {
-    pub(super) fn lock(
-        &self,
-        digest: Digest,
-        deadline: &Deadline,
-    ) -> Result<DigestGuard<'_>, Refusal> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut held, waited) = self
-            .freed
-            .wait_timeout_while(held, deadline.remaining(), |held| held.contains(&digest))
-            .unwrap_or_else(PoisonError::into_inner);
-        if waited.timed_out() {
-            return Err(Refusal::with(
-                RefusalCode::ImagePreparing,
-                format!("{digest} is being prepared for somebody else"),
-            ));
-        }
-        held.insert(digest);
-        drop(held);
-        Ok(DigestGuard { locks: self, digest })
+impl<K> Default for Locks<K> {
+    fn default() -> Self {
+        Self { held: Mutex::default(), freed: Condvar::new() }
     }
 }
 
-impl Drop for DigestGuard<'_> {
+impl<K: Clone + Eq + Hash> Locks<K> {
+    /// `what` is told to those who wait too long.
+    pub(super) fn lock(
+        &self,
+        key: K,
+        what: impl Display,
+        deadline: &Deadline,
+    ) -> Result<Guard<'_, K>, Refusal> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        while held.contains(&key) {
+            if deadline.remaining().is_zero() {
+                return Err(Refusal::with(
+                    RefusalCode::ImagePreparing,
+                    format!("{what} is being prepared for somebody else"),
+                ));
+            }
+            deadline.check()?;
+            let pause = deadline.remaining().min(LOOK);
+            let woken = self.freed.wait_timeout(held, pause);
+            (held, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        held.insert(key.clone());
+        drop(held);
+        Ok(Guard { locks: self, key })
+    }
+}
+
+impl<K: Eq + Hash> Drop for Guard<'_, K> {
     fn drop(&mut self) {
-        self.locks.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
+        self.locks.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
         self.locks.freed.notify_all();
     }
 }
@@ -55,17 +72,30 @@ impl Drop for DigestGuard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Stop;
 
     #[test]
-    fn a_held_digest_makes_others_wait_and_then_refuses_them() {
-        let locks = DigestLocks::default();
-        let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
+    fn a_held_key_makes_others_wait_and_then_refuses_them() {
+        let locks = Locks::default();
         let far = Deadline::after(60);
-        let held = locks.lock(a, &far).unwrap();
-        let refused = locks.lock(a, &Deadline::after(0)).unwrap_err();
+        let held = locks.lock("a", "a", &far).unwrap();
+        let refused = locks.lock("a", "a", &Deadline::after(0)).unwrap_err();
         assert_eq!(refused.code, RefusalCode::ImagePreparing);
-        drop(locks.lock(b, &far).unwrap());
+        drop(locks.lock("b", "b", &far).unwrap());
         drop(held);
-        drop(locks.lock(a, &far).unwrap());
+        drop(locks.lock("a", "a", &far).unwrap());
+    }
+
+    #[test]
+    fn a_wait_that_was_called_off_ends() {
+        let locks = Locks::default();
+        let _held = locks.lock("a", "a", &Deadline::after(60)).unwrap();
+        let stop = Stop::new();
+        let deadline = Deadline::unless(stop.clone(), 60);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| locks.lock("a", "a", &deadline).map(drop));
+            stop.cancel();
+            assert_eq!(waiting.join().unwrap().unwrap_err().code, RefusalCode::ImageFetchFailed);
+        });
     }
 }

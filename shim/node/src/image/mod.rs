@@ -18,6 +18,10 @@
 //! `image.missing` as `b.example/x` until that name has been asked for it too, because policy goes
 //! by names; the layers are shared.
 //!
+//! Who waits for whom: calls for one name and digest for each other, and calls that fetch one layer
+//! from one place; so nobody waits for a registry that somebody else has chosen, though a layer may
+//! then come twice. For unpacking and writing, which are local, everybody waits for the one at it.
+//!
 //! Calls block: on files, on a registry, on another thread that prepares the same image. Call from
 //! a thread that may, never from an async worker. Limits are in [`limits`].
 //!
@@ -67,10 +71,13 @@ pub use self::document::ImageConfig;
 pub use self::layers::UNPACKER_VERSION;
 pub use self::limits::ImageLimits;
 pub use self::request::ImageRequest;
+/// Says to a `prepare` that its image is not wanted any more.
+pub use tokio_util::sync::CancellationToken as Stop;
 
 use self::files::{OPEN_DIR, PRIVATE_FILE, private_dir};
 use self::layers::{Layers, Marker};
-use self::lock::DigestLocks;
+use self::limits::Deadline;
+use self::lock::Locks;
 use self::record::Record;
 use self::refuse::tampered;
 use self::request::Platform;
@@ -136,8 +143,14 @@ pub struct ImageStore {
     documents: OwnedFd,
     unpacked: Layers,
     known: Mutex<HashMap<Digest, Arc<Image>>>,
-    image_locks: DigestLocks,
-    layer_locks: DigestLocks,
+    /// By name and digest, while an image is fetched.
+    image_locks: Locks<(String, Digest)>,
+    /// By where from and chain id, while a layer is fetched.
+    transfer_locks: Locks<(String, Digest)>,
+    /// By chain id, while a layer is unpacked.
+    layer_locks: Locks<Digest>,
+    /// By digest, while what is known of an image is written.
+    record_locks: Locks<Digest>,
     /// Held for its lock.
     _lock: OwnedFd,
 }
@@ -194,15 +207,19 @@ impl ImageStore {
             documents,
             unpacked,
             known: Mutex::default(),
-            image_locks: DigestLocks::default(),
-            layer_locks: DigestLocks::default(),
+            image_locks: Locks::default(),
+            transfer_locks: Locks::default(),
+            layer_locks: Locks::default(),
+            record_locks: Locks::default(),
             _lock: lock,
         })
     }
 
-    /// Fetches and unpacks what is not there yet. Many calls for one image do the work once.
-    pub fn prepare(&self, image: &ImageRequest) -> Result<MeasuredImage, Refusal> {
-        self.prepare_image(image)
+    /// Fetches and unpacks what is not there yet, unless `stop` says that it is not wanted any more.
+    /// Many calls for one image do the work once.
+    pub fn prepare(&self, image: &ImageRequest, stop: &Stop) -> Result<MeasuredImage, Refusal> {
+        let seconds = self.config.limits.prepare_seconds;
+        self.prepare_image(image, &Deadline::unless(stop.clone(), seconds))
     }
 
     /// The image as it is in the store: nothing is fetched.

@@ -1,5 +1,6 @@
 //! The way of one image into the store: documents, then layers from the lowest up, then the record.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use nimbus_api::{Digest, Refusal, RefusalCode};
@@ -30,26 +31,31 @@ struct Documents {
 }
 
 impl ImageStore {
-    pub(super) fn prepare_image(&self, request: &ImageRequest) -> Result<MeasuredImage, Refusal> {
+    pub(super) fn prepare_image(
+        &self,
+        request: &ImageRequest,
+        deadline: &Deadline,
+    ) -> Result<MeasuredImage, Refusal> {
         let source = ImageSource::parse(&request.name)?;
         let platform = self.expect_platform(&request.platform)?;
-        let deadline = Deadline::after(self.config.limits.prepare_seconds);
-        if let Some(image) = self.image(&request.digest)?
-            && image.record.has(&request.name)
-        {
+        let known = || -> Result<Option<Arc<Image>>, Refusal> {
+            Ok(self.image(&request.digest)?.filter(|image| image.record.has(&request.name)))
+        };
+        if let Some(image) = known()? {
             return self.checked(&image, &request.name);
         }
-        let _held = self.image_locks.lock(request.digest, &deadline)?;
-        let known = self.image(&request.digest)?;
-        if let Some(image) = &known
-            && image.record.has(&request.name)
-        {
-            return self.checked(image, &request.name);
+        let key = (request.name.clone(), request.digest);
+        let _held = self.image_locks.lock(key, &request.name, deadline)?;
+        if let Some(image) = known()? {
+            return self.checked(&image, &request.name);
         }
+        let place = source.place();
         let mut transport = self.transport(source)?;
-        let documents = self.fetch(&mut *transport, &request.digest, &platform, &deadline)?;
-        let layers = self.layers(&mut *transport, &documents, &deadline)?;
+        let documents = self.fetch(&mut *transport, &request.digest, &platform, deadline)?;
+        let layers = self.layers((&mut *transport, &place), &documents, deadline)?;
         let mut record = self.new_record(request.digest, &documents, &layers)?;
+        let _held = self.record_locks.lock(request.digest, request.digest, deadline)?;
+        let known = self.image(&request.digest)?;
         record.names = known.map(|image| image.record.names.clone()).unwrap_or_default();
         record.add(&request.name, self.config.limits.names);
         self.remember(&documents, &record)?;
@@ -181,7 +187,7 @@ impl ImageStore {
     /// Every layer of the image, unpacked, lowest first.
     fn layers(
         &self,
-        transport: &mut dyn Transport,
+        (transport, place): (&mut dyn Transport, &str),
         documents: &Documents,
         deadline: &Deadline,
     ) -> Result<Vec<Marker>, Refusal> {
@@ -192,12 +198,10 @@ impl ImageStore {
         let mut markers = Vec::new();
         for ((layer, diff_id), chain_id) in manifest.layers.iter().zip(&config.diff_ids).zip(&chain)
         {
-            let _held = self.layer_locks.lock(*chain_id, deadline)?;
+            let ids = (*chain_id, *diff_id);
             let marker = match self.unpacked.find(chain_id)? {
                 Some(marker) => marker,
-                None => {
-                    self.layer(transport, layer, &stack, (*chain_id, *diff_id), (left, deadline))?
-                }
+                None => self.layer((transport, place), layer, &stack, ids, (left, deadline))?,
             };
             left = left.checked_sub(marker.bytes).ok_or_else(|| {
                 too_large(format!("more than {} bytes unpacked", self.config.limits.image_bytes))
@@ -208,29 +212,61 @@ impl ImageStore {
         Ok(markers)
     }
 
-    /// Fetches one layer, checks its blob, unpacks it, checks its diff id.
+    /// Fetches one layer, checks its blob, unpacks it, checks its diff id; or waits for somebody who
+    /// does.
     fn layer(
         &self,
-        transport: &mut dyn Transport,
+        (transport, place): (&mut dyn Transport, &str),
         layer: &LayerRef,
         lower: &Stack,
         ids: (Digest, Digest),
         (bytes_left, deadline): (u64, &Deadline),
     ) -> Result<Marker, Refusal> {
-        let limits = &self.config.limits;
+        let (chain_id, _) = ids;
+        let key = (place.to_owned(), chain_id);
+        let _fetching = self.transfer_locks.lock(key, chain_id, deadline)?;
+        if let Some(marker) = self.unpacked.find(&chain_id)? {
+            return Ok(marker);
+        }
+        let blob = self.blob(transport, layer, deadline)?;
+        let _unpacking = self.layer_locks.lock(chain_id, chain_id, deadline)?;
+        match self.unpacked.find(&chain_id)? {
+            Some(marker) => Ok(marker),
+            None => self.unpack((blob, layer), lower, ids, (bytes_left, deadline)),
+        }
+    }
+
+    /// A layer as it is stored, in a file without a name, rewound.
+    fn blob(
+        &self,
+        transport: &mut dyn Transport,
+        layer: &LayerRef,
+        deadline: &Deadline,
+    ) -> Result<File, Refusal> {
         let (name, file) = files::temporary_file(&self.scratch)?;
         // The name is not needed again, and so there is nothing to clean up.
         fs::unlinkat(&self.scratch, &name, AtFlags::empty())
             .map_err(|error| internal("unlinking a temporary file", error))?;
-        fetch::to_file(transport, &layer.blob, &file, limits.tries, deadline)?;
+        fetch::to_file(transport, &layer.blob, &file, self.config.limits.tries, deadline)?;
         fs::seek(&file, fs::SeekFrom::Start(0))
             .map_err(|error| internal("rewinding a blob", error))?;
+        Ok(file)
+    }
+
+    fn unpack(
+        &self,
+        (blob, layer): (File, &LayerRef),
+        lower: &Stack,
+        ids: (Digest, Digest),
+        (bytes_left, deadline): (u64, &Deadline),
+    ) -> Result<Marker, Refusal> {
+        let limits = &self.config.limits;
         let made = HalfMade::begin(&self.scratch, limits.depth)?;
         let unpacked = (|| {
             let limit = limits.layer_bytes.min(bytes_left);
-            let stream = decode::open(file, layer.compression)?;
-            let mut stream = Measured::new(stream, limit, *deadline);
-            let mut unpacker = Unpacker::new(made.tree()?, lower, limits, *deadline)?;
+            let stream = decode::open(blob, layer.compression)?;
+            let mut stream = Measured::new(stream, limit, deadline.clone());
+            let mut unpacker = Unpacker::new(made.tree()?, lower, limits, deadline.clone())?;
             read_entries(&mut stream, limits, |entry, data| unpacker.apply(&entry, data))?;
             let (found, bytes) = stream.finish();
             if found != ids.1 {

@@ -148,9 +148,9 @@ async fn within<T>(
     deadline: &Deadline,
     work: impl Future<Output = Result<T, TransportError>>,
 ) -> Result<T, TransportError> {
-    match tokio::time::timeout(deadline.remaining(), work).await {
-        Ok(done) => done,
-        Err(_elapsed) => match deadline.check() {
+    tokio::select! {
+        done = work => done,
+        () = deadline.over() => match deadline.check() {
             Err(refusal) => Err(refusal.into()),
             Ok(()) => Err(unfetched("the registry took too long").into()),
         },

@@ -52,6 +52,14 @@ impl ImageSource {
         }
         Ok(Self::Registry { host: host.to_owned(), repository: repository.to_owned() })
     }
+
+    /// Who decides how fast its bytes come.
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::Registry { host, .. } => host.clone(),
+            Self::Layout(path) => path.display().to_string(),
+        }
+    }
 }
 
 fn layout(path: &str) -> Option<ImageSource> {

@@ -18,6 +18,7 @@ use super::containerd::ContainerdError;
 use super::{Active, Jobs, spec};
 use crate::admit::gather;
 use crate::agent::Agent;
+use crate::image::Stop;
 use crate::ledger::{End, Revoked, Stage};
 
 /// How long the shim has to kill after a deadline or a revocation before containerd is asked to.
@@ -85,10 +86,7 @@ async fn run(jobs: &Arc<Jobs>, assignment: &Assignment) -> End {
 
 async fn launch(jobs: &Arc<Jobs>, assignment: &Assignment, container: &str) -> Result<(), Refusal> {
     let Assignment { claims, token, spec } = assignment;
-    tokio::select! {
-        prepared = prepare(jobs, claims) => prepared?,
-        refusal = revoked(jobs, &claims.lease_id) => return Err(refusal),
-    }
+    prepare(jobs, claims).await?;
     not_revoked(jobs, &claims.lease_id)?;
     let config = spec::config(container, &ProcessIdentity::from(spec), claims, token);
     let refused = |error: ContainerdError| error.refusal();
@@ -100,23 +98,42 @@ async fn launch(jobs: &Arc<Jobs>, assignment: &Assignment, container: &str) -> R
     jobs.containerd.start(container).await.map_err(refused)
 }
 
-/// Fetches the image and has its attestations checked, so that `Admit` finds both done.
+/// Fetches the image and has its attestations checked, so that `Admit` finds both done. Not before
+/// there is a place for it, and not longer than control leaves the lease: then it is over only when
+/// everything that the fetch held has been let go.
 async fn prepare(jobs: &Arc<Jobs>, claims: &LeaseClaims) -> Result<(), Refusal> {
     let [image] = claims.images.as_slice() else { return Ok(()) };
+    let internal = |error: &dyn std::fmt::Display| Refusal::with(RefusalCode::NodeInternal, error);
+    let place = tokio::select! {
+        place = Arc::clone(&jobs.preparing).acquire_owned() => place,
+        refusal = revoked(jobs, &claims.lease_id) => return Err(refusal),
+    };
+    let place = place.map_err(|closed| internal(&closed))?;
     let (agent, image, claims) = (Arc::clone(&jobs.agent), image.clone(), claims.clone());
-    let work = tokio::task::spawn_blocking(move || {
+    let id = claims.lease_id.clone();
+    let stop = Stop::new();
+    let until = stop.clone();
+    let _when_dropped = stop.clone().drop_guard();
+    let mut work = tokio::task::spawn_blocking(move || {
+        let _place = place;
         let policy = agent.trust().policy();
         let bundles = agent.bundles.of(&claims.lease_id)?;
         nimbus_hooks::may_fetch(&policy, &image, bundles.list.len())?;
-        let measured = agent.images.prepare(&image)?;
+        let measured = agent.images.prepare(&image, &until)?;
         let policy = agent.trust().policy();
         // The answers stay in caches; what they mean is for admission.
         let _warm = gather::attestations(&agent, &claims, &policy, &Ok(measured));
         let _warm = agent.filter(&claims.seccomp.profile, &claims.capabilities);
         Ok(())
     });
-    let internal = |error| Refusal::with(RefusalCode::NodeInternal, error);
-    work.await.map_err(|error: tokio::task::JoinError| internal(error))?
+    tokio::select! {
+        done = &mut work => done.map_err(|error| internal(&error))?,
+        refusal = revoked(jobs, &id) => {
+            stop.cancel();
+            let _its_outcome_means_nothing_now = work.await;
+            Err(refusal)
+        }
+    }
 }
 
 /// Completes when control takes the lease back.
@@ -263,5 +280,51 @@ pub(super) async fn remove(jobs: &Jobs, container: &str) -> bool {
                 tokio::time::sleep(RETRY * 4).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::super::containerd::Containerd;
+    use super::*;
+    use crate::logs::LogTable;
+    use crate::testing::{NoAnswer, World};
+
+    /// Yields until something is so; the test's own limit of time ends it otherwise.
+    async fn until(so: impl Fn() -> bool) {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_nobody_wants_any_more_ends_and_frees_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let images = Arc::new(NoAnswer::default());
+        let world = World { images: Arc::<NoAnswer>::clone(&images), ..World::new() };
+        let agent = world.agent(dir.path());
+        let claims = World::grant(&agent);
+        let id = claims.lease_id.clone();
+        let logs = Arc::new(LogTable::load(&dir.path().join("logs"), |_, _| true).unwrap());
+        let jobs = Jobs::new(agent, Containerd::new(&dir.path().join("none")), logs);
+        let places = jobs.preparing.available_permits();
+        let waiting = || images.waiting.load(Ordering::SeqCst);
+
+        let (copy, of) = (Arc::clone(&jobs), claims.clone());
+        let dropped = tokio::spawn(async move { prepare(&copy, &of).await });
+        until(|| waiting() == 1).await;
+        assert_eq!(jobs.preparing.available_permits(), places - 1);
+        dropped.abort();
+        until(|| waiting() == 0 && jobs.preparing.available_permits() == places).await;
+
+        let copy = Arc::clone(&jobs);
+        let cancelled = tokio::spawn(async move { prepare(&copy, &claims).await });
+        until(|| waiting() == 1).await;
+        let code = RefusalCode::JobCancelled;
+        jobs.agent.revoke(&id, &Revoked { code, message: String::new() }).unwrap();
+        assert_eq!(cancelled.await.unwrap().unwrap_err().code, code);
+        assert_eq!((waiting(), jobs.preparing.available_permits()), (0, places));
     }
 }

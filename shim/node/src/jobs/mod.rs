@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nimbus_api::id::LeaseId;
+use tokio::sync::Semaphore;
 
 use crate::agent::{Agent, lock};
 use crate::ledger::End;
@@ -33,6 +34,9 @@ pub struct Jobs {
     /// Output on its way to control.
     pub logs: Arc<LogTable>,
     active: Mutex<HashSet<LeaseId>>,
+    /// Places for images being fetched: one a job that this node takes, so that an honest control
+    /// never waits for one and no other fills the threads that its messages need.
+    preparing: Arc<Semaphore>,
 }
 
 /// A lease whose task is running; ends with it.
@@ -51,7 +55,9 @@ impl Drop for Active {
 impl Jobs {
     /// None is running yet.
     pub fn new(agent: Arc<Agent>, containerd: Containerd, logs: Arc<LogTable>) -> Arc<Self> {
-        Arc::new(Self { agent, containerd, logs, active: Mutex::default() })
+        let places = usize::try_from(agent.config.capacity.max_jobs).unwrap_or(usize::MAX);
+        let preparing = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        Arc::new(Self { agent, containerd, logs, active: Mutex::default(), preparing })
     }
 
     /// Claims a lease for one task; none when another has it.

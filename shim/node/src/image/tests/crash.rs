@@ -33,7 +33,7 @@ fn child_that_is_killed() {
     };
     let digest = std::fs::read_to_string(place.join("digest")).unwrap().parse().unwrap();
     let name = format!("oci:{}", place.join("layouts/x").display());
-    ImageStore::open(config).unwrap().prepare(&request(&name, digest)).unwrap();
+    ImageStore::open(config).unwrap().prepare(&request(&name, digest), &Stop::new()).unwrap();
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_kill_leaves_nothing_that_a_restart_does_not_remove_or_finish() {
         }
     }
     assert!(interrupted > 0, "no child was killed before it was done");
-    let measured = place.store().prepare(&request).unwrap();
+    let measured = place.store().prepare(&request, &Stop::new()).unwrap();
     assert_eq!(place.store().measured(&request.name, &request.digest), Ok(measured));
     assert_eq!(place.outside(), before);
 }

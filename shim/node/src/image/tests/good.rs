@@ -65,7 +65,7 @@ fn three_layers_give_the_tree_that_their_builder_meant() {
     let layers = [Layer::gzip(&bottom()), Layer::zstd(&middle()), Layer::plain(top())];
     let request = place.layout("good", &image(&layers));
     let store = place.store();
-    let measured = store.prepare(&request).unwrap();
+    let measured = store.prepare(&request, &Stop::new()).unwrap();
     assert_eq!(measured.layers, layers.each_ref().map(|layer| layer.diff_id));
     assert_eq!((measured.digest, measured.manifest), (request.digest, request.digest));
     assert_eq!(measured.hostile_mount_point, None);
@@ -102,7 +102,7 @@ fn attributes_and_times_are_those_of_the_tar() {
     let place = Place::new();
     let layers = [Layer::plain(bottom()), Layer::plain(middle())];
     let request = place.layout("good", &image(&layers));
-    place.store().prepare(&request).unwrap();
+    place.store().prepare(&request, &Stop::new()).unwrap();
     let chain = chain_ids(&layers.each_ref().map(|layer| layer.diff_id));
     let tree = place.tree(&chain[1]);
     assert_eq!(tree.join("owned").metadata().unwrap().mtime(), 1_600_000_000);
@@ -121,7 +121,7 @@ fn attributes_and_times_are_those_of_the_tar() {
 fn whiteouts_are_made_only_where_there_is_something_to_hide() {
     let place = Place::new();
     let request = place.layout("good", &image(&[Layer::plain(middle())]));
-    let measured = place.store().prepare(&request).unwrap();
+    let measured = place.store().prepare(&request, &Stop::new()).unwrap();
     let devices: Vec<String> = listing(&place.tree(&measured.layers[0]))
         .into_iter()
         .filter(|line| line.contains("device"))
@@ -162,7 +162,7 @@ fn whiteouts_mean_the_same_wherever_they_stand_in_a_layer() {
             let layers = [Layer::plain(lower.clone()), Layer::plain(upper.end())];
             let request = place.layout("x", &image(&layers));
             let store = place.store();
-            let measured = store.prepare(&request).unwrap();
+            let measured = store.prepare(&request, &Stop::new()).unwrap();
             let expected = ["c 755 0:0 dir", "kept 755 0:0 dir", "kept/new 644 0:0 n"];
             assert_eq!(merged(&store, &measured), expected, "{entries:?}");
             let devices = place.tree(&chain_ids(&measured.layers)[1]);
@@ -176,11 +176,11 @@ fn whiteouts_mean_the_same_wherever_they_stand_in_a_layer() {
 fn an_image_survives_a_restart_and_is_not_fetched_again() {
     let place = Place::new();
     let request = place.layout("good", &image(&[Layer::gzip(&bottom()), Layer::gzip(&top())]));
-    let first = place.store().prepare(&request).unwrap();
+    let first = place.store().prepare(&request, &Stop::new()).unwrap();
     std::fs::remove_dir_all(place.dir.path().join("layouts/good")).unwrap();
     let store = place.store();
     assert_eq!(store.measured(&request.name, &request.digest), Ok(first.clone()));
-    assert_eq!(store.prepare(&request), Ok(first.clone()));
+    assert_eq!(store.prepare(&request, &Stop::new()), Ok(first.clone()));
     assert_eq!(store.open_layers(&first).unwrap().len(), 2);
     let config = store.config(&request.digest).unwrap();
     assert_eq!((config.entrypoint, config.user), (vec!["/bin/hello".to_owned()], "7:8".to_owned()));
@@ -193,18 +193,18 @@ fn a_name_is_measured_only_after_it_was_asked_for() {
     let (a, mut b) = (place.layout("a", &blobs), place.layout("b", &blobs));
     let store = place.store();
     assert_eq!(store.measured(&a.name, &a.digest).unwrap_err().code, RefusalCode::ImageMissing);
-    let as_a = store.prepare(&a).unwrap();
+    let as_a = store.prepare(&a, &Stop::new()).unwrap();
     assert_eq!(store.measured(&b.name, &b.digest).unwrap_err().code, RefusalCode::ImageMissing);
     // Only the manifest is needed again, the layers are here.
     let b_dir = place.dir.path().join("layouts/b/blobs/sha256");
     for digest in blobs.all.keys().filter(|digest| **digest != b.digest) {
         std::fs::remove_file(b_dir.join(digest.hex())).unwrap();
     }
-    let as_b = store.prepare(&b).unwrap();
+    let as_b = store.prepare(&b, &Stop::new()).unwrap();
     assert_eq!((as_b.rootfs, &as_b.name), (as_a.rootfs, &b.name));
     assert!(store.measured(&a.name, &a.digest).is_ok());
     b.name = format!("oci:{}/layouts/none", place.dir.path().display());
-    assert_eq!(store.prepare(&b).unwrap_err().code, RefusalCode::ImageFetchFailed);
+    assert_eq!(store.prepare(&b, &Stop::new()).unwrap_err().code, RefusalCode::ImageFetchFailed);
 }
 
 #[test]
@@ -222,11 +222,11 @@ fn an_index_leads_to_the_manifest_of_the_platform() {
     blobs.manifest = Digest::of(&index);
     blobs.all.insert(blobs.manifest, index);
     let mut request = place.layout("index", &blobs);
-    let measured = place.store().prepare(&request).unwrap();
+    let measured = place.store().prepare(&request, &Stop::new()).unwrap();
     assert_eq!((measured.digest, measured.manifest), (blobs.manifest, manifest));
     assert_eq!(place.store().measured(&request.name, &request.digest), Ok(measured));
     request.platform = "linux/arm64".to_owned();
-    let refusal = place.store().prepare(&request).unwrap_err();
+    let refusal = place.store().prepare(&request, &Stop::new()).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::ImagePlatform);
 }
 
@@ -241,7 +241,7 @@ fn one_layer_twice_in_an_image_can_be_mounted() {
     ];
     let request = place.layout("twice", &image(&layers));
     let store = place.store();
-    let measured = store.prepare(&request).unwrap();
+    let measured = store.prepare(&request, &Stop::new()).unwrap();
     assert!(merged(&store, &measured).contains(&"bin/hello 644 0:0 v2".to_owned()));
 }
 
@@ -256,7 +256,8 @@ fn links_and_files_at_mount_points_are_reported() {
         let place = Place::new();
         // A layer on top that does not mention it changes nothing.
         let layers = [Layer::plain(tar.end()), Layer::plain(top())];
-        let measured = place.store().prepare(&place.layout("x", &image(&layers))).unwrap();
+        let measured =
+            place.store().prepare(&place.layout("x", &image(&layers)), &Stop::new()).unwrap();
         let found = measured.hostile_mount_point;
         assert!(
             match expected {
@@ -271,7 +272,8 @@ fn links_and_files_at_mount_points_are_reported() {
         Layer::plain(Tar::default().symlink("dev", "/host").end()),
         Layer::plain(Tar::default().dir("dev").end()),
     ];
-    let measured = place.store().prepare(&place.layout("x", &image(&layers))).unwrap();
+    let measured =
+        place.store().prepare(&place.layout("x", &image(&layers)), &Stop::new()).unwrap();
     assert_eq!(measured.hostile_mount_point, None, "the upper layer has made it a directory");
 }
 
@@ -296,12 +298,12 @@ fn a_layer_that_was_replaced_or_changed_is_refused() {
         let place = Place::new();
         let request = place.layout("good", &image(&[Layer::gzip(&bottom())]));
         let store = place.store();
-        let measured = store.prepare(&request).unwrap();
+        let measured = store.prepare(&request, &Stop::new()).unwrap();
         change(&place.root().join("layers/v1").join(measured.layers[0].hex()));
         let code = RefusalCode::ImageRootfsMismatch;
         assert_eq!(store.open_layers(&measured).unwrap_err().code, code, "change {at}");
         assert_eq!(store.measured(&request.name, &request.digest).unwrap_err().code, code);
-        assert_eq!(store.prepare(&request).unwrap_err().code, code, "change {at}");
+        assert_eq!(store.prepare(&request, &Stop::new()).unwrap_err().code, code, "change {at}");
         drop(store);
         let fresh = place.store().measured(&request.name, &request.digest);
         assert_eq!(fresh.unwrap_err().code, code, "change {at}, after a restart");
@@ -312,7 +314,7 @@ fn a_layer_that_was_replaced_or_changed_is_refused() {
 fn a_changed_document_in_the_store_is_refused() {
     let place = Place::new();
     let request = place.layout("good", &image(&[Layer::gzip(&bottom())]));
-    place.store().prepare(&request).unwrap();
+    place.store().prepare(&request, &Stop::new()).unwrap();
     let kept = place.root().join("documents").join(request.digest.hex());
     std::fs::write(&kept, "{}").unwrap();
     let refusal = place.store().measured(&request.name, &request.digest).unwrap_err();

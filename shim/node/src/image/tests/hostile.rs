@@ -13,7 +13,7 @@ fn outcome(layers: &[Layer], change: impl FnOnce(&mut StoreConfig)) -> Option<Re
     let request = place.layout("bad", &image(layers));
     let before = place.outside();
     let store = place.store_with(change);
-    let outcome = store.prepare(&request).err();
+    let outcome = store.prepare(&request, &Stop::new()).err();
     assert_eq!(place.outside(), before);
     let (scratch, kept) = place.leftovers();
     assert_eq!(scratch, Vec::<String>::new());
@@ -87,7 +87,10 @@ fn a_link_is_replaced_and_not_written_through() {
         .file("d/victim", b"mine")
         .end();
     let before = place.outside().len();
-    let measured = place.store().prepare(&place.layout("x", &image(&[Layer::plain(tar)]))).unwrap();
+    let measured = place
+        .store()
+        .prepare(&place.layout("x", &image(&[Layer::plain(tar)])), &Stop::new())
+        .unwrap();
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
     assert!(place.outside().len() > before, "the layout was added, nothing was removed");
     let tree = place.tree(&measured.layers[0]);
@@ -236,7 +239,7 @@ fn layouts_are_read_below_their_roots_only() {
     std::os::unix::fs::symlink(&elsewhere, place.dir.path().join("layouts/good")).unwrap();
     let store = place.store();
     for name in [good.name, format!("oci:{}", elsewhere.display()), "oci:/etc".to_owned()] {
-        let refusal = store.prepare(&request(&name, good.digest)).unwrap_err();
+        let refusal = store.prepare(&request(&name, good.digest), &Stop::new()).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::ImageFetchFailed, "{name}");
     }
     // A link or a fifo instead of a blob is neither followed nor waited for.
@@ -245,7 +248,10 @@ fn layouts_are_read_below_their_roots_only() {
     std::fs::remove_file(&blob).unwrap();
     std::os::unix::fs::symlink(elsewhere.join("blobs/sha256").join(linked.digest.hex()), &blob)
         .unwrap();
-    assert_eq!(store.prepare(&linked).unwrap_err().code, RefusalCode::ImageFetchFailed);
+    assert_eq!(
+        store.prepare(&linked, &Stop::new()).unwrap_err().code,
+        RefusalCode::ImageFetchFailed
+    );
     std::fs::remove_file(&blob).unwrap();
     rustix::fs::mknodat(
         rustix::fs::CWD,
@@ -255,8 +261,14 @@ fn layouts_are_read_below_their_roots_only() {
         0,
     )
     .unwrap();
-    assert_eq!(store.prepare(&linked).unwrap_err().code, RefusalCode::ImageFetchFailed);
+    assert_eq!(
+        store.prepare(&linked, &Stop::new()).unwrap_err().code,
+        RefusalCode::ImageFetchFailed
+    );
     std::fs::remove_file(&blob).unwrap();
     std::fs::write(&blob, "{}").unwrap();
-    assert_eq!(store.prepare(&linked).unwrap_err().code, RefusalCode::ImageDigestMismatch);
+    assert_eq!(
+        store.prepare(&linked, &Stop::new()).unwrap_err().code,
+        RefusalCode::ImageDigestMismatch
+    );
 }

@@ -59,7 +59,7 @@ proptest! {
         let request = place.layout("x", &image(&[layer(&lower), layer(&upper)]));
         let before = place.outside();
         let store = place.store();
-        let outcome = store.prepare(&request);
+        let outcome = store.prepare(&request, &Stop::new());
         prop_assert_eq!(place.outside(), before);
         prop_assert_eq!(place.leftovers().0, Vec::<String>::new());
         match outcome {
@@ -143,7 +143,7 @@ proptest! {
             .collect();
         let request = place.layout("x", &image(&layers));
         let store = place.store();
-        if let Ok(measured) = store.prepare(&request) {
+        if let Ok(measured) = store.prepare(&request, &Stop::new()) {
             let theirs = unpacked_by_umoci(&place, &request);
             prop_assert_eq!(merged(&store, &measured), theirs);
         }

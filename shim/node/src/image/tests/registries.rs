@@ -18,6 +18,8 @@ enum Reply {
     Torn(Vec<u8>),
     /// Sends for as long as somebody listens.
     Endless,
+    /// Says nothing until nobody listens any more.
+    Silence,
     Status(&'static str, Vec<(String, String)>),
 }
 
@@ -129,6 +131,10 @@ fn send(mut stream: TcpStream, reply: Reply) -> std::io::Result<()> {
                 stream.write_all(&spaces)?;
             }
         }
+        Reply::Silence => {
+            stream.set_read_timeout(None)?;
+            stream.read(&mut [0]).map(drop)
+        }
         Reply::Status(status, headers) => {
             let headers: Vec<String> =
                 headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -145,7 +151,7 @@ fn hello() -> Blobs {
 fn prepare_at(server: &Server, digest: Digest) -> Result<MeasuredImage, Refusal> {
     let place = Place::new();
     let store = place.store_with(|config| config.insecure_registries = vec![server.host.clone()]);
-    let outcome = store.prepare(&request(&server.name(), digest));
+    let outcome = store.prepare(&request(&server.name(), digest), &Stop::new());
     assert_eq!(place.leftovers().0, Vec::<String>::new());
     outcome
 }
@@ -178,8 +184,9 @@ fn eight_threads_do_the_work_once() {
     let store = place.store_with(|config| config.insecure_registries = vec![server.host.clone()]);
     let request = request(&server.name(), blobs.manifest);
     let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| store.prepare(&request).unwrap())).collect();
+        let threads: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| store.prepare(&request, &Stop::new()).unwrap()))
+            .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
@@ -239,9 +246,62 @@ fn a_deadline_ends_a_transfer() {
         config.insecure_registries = vec![server.host.clone()];
         config.limits.prepare_seconds = 0;
     });
-    let refusal = store.prepare(&request(&server.name(), blobs.manifest)).unwrap_err();
+    let refusal =
+        store.prepare(&request(&server.name(), blobs.manifest), &Stop::new()).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::ImageFetchFailed);
     assert_eq!(server.seen(), []);
+}
+
+/// A registry of an attacker, who has the same image as everybody else but does not give it: when it
+/// is asked about this.
+#[test]
+fn a_registry_that_stays_silent_delays_nobody_but_who_named_it_and_only_while_it_is_wanted() {
+    for about in ["manifests", "blobs"] {
+        let blobs = hello();
+        let silent = lying(blobs.clone(), about, |_| Reply::Silence);
+        let honest = Server::honest(blobs.clone());
+        let place = Place::new();
+        let store = place.store_with(|config| {
+            config.insecure_registries = vec![silent.host.clone(), honest.host.clone()];
+        });
+        let stop = Stop::new();
+        let asked = request(&silent.name(), blobs.manifest);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| store.prepare(&asked, &stop));
+            while !silent.seen().iter().any(|seen| seen.path.contains(about)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let other = store.prepare(&request(&honest.name(), blobs.manifest), &Stop::new());
+            assert!(!waiting.is_finished());
+            stop.cancel();
+            let refusal = waiting.join().unwrap().unwrap_err();
+            assert_eq!(refusal.code, RefusalCode::ImageFetchFailed);
+            other.unwrap();
+        });
+        assert_eq!(place.leftovers().0, Vec::<String>::new());
+    }
+}
+
+/// Two names of one image, prepared at once: neither name is lost.
+#[test]
+fn names_that_are_learned_at_once_are_all_remembered() {
+    let blobs = hello();
+    let servers = [0; 4].map(|_| Server::honest(blobs.clone()));
+    let place = Place::new();
+    let store = place.store_with(|config| {
+        config.insecure_registries = servers.iter().map(|server| server.host.clone()).collect();
+    });
+    std::thread::scope(|scope| {
+        for server in &servers {
+            let asked = request(&server.name(), blobs.manifest);
+            let store = &store;
+            scope.spawn(move || store.prepare(&asked, &Stop::new()).unwrap());
+        }
+    });
+    drop(store);
+    for server in &servers {
+        place.store().measured(&server.name(), &blobs.manifest).unwrap();
+    }
 }
 
 #[test]
@@ -281,7 +341,8 @@ fn nobody_is_sent_to_plain_http_that_is_not_listed() {
     let refusal = prepare_at(&redirect, blobs.manifest).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::ImageFetchFailed);
     let place = Place::new();
-    let refusal = place.store().prepare(&request(&other.name(), blobs.manifest)).unwrap_err();
+    let refusal =
+        place.store().prepare(&request(&other.name(), blobs.manifest), &Stop::new()).unwrap_err();
     assert_eq!(refusal.code, RefusalCode::ImageFetchFailed, "HTTPS was tried, and not HTTP after");
     assert_eq!(other.seen(), []);
 }
@@ -359,10 +420,12 @@ fn what_umoci_builds_and_skopeo_pushes_comes_out_of_a_real_registry() {
     let copy = ["copy", "--preserve-digests", "--dest-tls-verify=false", &source, &target];
     run("skopeo", &copy);
     let store = place.store_with(|config| config.insecure_registries = vec![registry.host.clone()]);
-    let from_registry =
-        store.prepare(&request(&format!("{}/jobs/hello", registry.host), digest)).unwrap();
+    let from_registry = store
+        .prepare(&request(&format!("{}/jobs/hello", registry.host), digest), &Stop::new())
+        .unwrap();
     assert_eq!(from_registry.layers.len(), 3);
-    let from_layout = store.prepare(&request(&format!("oci:{}", layout.display()), digest));
+    let from_layout =
+        store.prepare(&request(&format!("oci:{}", layout.display()), digest), &Stop::new());
     assert_eq!(from_layout.unwrap().rootfs, from_registry.rootfs);
     let chain = layers::chain_ids(&from_registry.layers);
     let hello = std::fs::read_to_string(place.tree(&chain[0]).join("bin/hello"));
@@ -370,7 +433,8 @@ fn what_umoci_builds_and_skopeo_pushes_comes_out_of_a_real_registry() {
     let top = listing(&place.tree(&chain[2]));
     assert!(top.iter().any(|line| line.starts_with("bin/hi") && line.ends_with("device 0")));
     let missing = Digest::of(b"never pushed");
-    let refusal =
-        store.prepare(&request(&format!("{}/jobs/hello", registry.host), missing)).unwrap_err();
+    let refusal = store
+        .prepare(&request(&format!("{}/jobs/hello", registry.host), missing), &Stop::new())
+        .unwrap_err();
     assert_eq!(refusal.code, RefusalCode::ImageFetchFailed);
 }
