@@ -28,4 +28,4 @@ mod start;
 mod sys;
 
 pub use error::RuntimeError;
-pub use serve::{Exit, is_sealed, serve};
+pub use serve::{Exit, serve};

@@ -12,7 +12,9 @@ use std::process::{ExitCode, Termination};
 
 use nimbus_api::frame::{Frame, FrameReader, write_frame};
 use nimbus_api::plan::{LAYERS_MAX, PLAN_BYTES_MAX, PLAN_VERSION, Plan};
-use nimbus_api::runtime::{RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb};
+use nimbus_api::runtime::{
+    NO_CREATE_NAME, RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb,
+};
 use nimbus_api::strict_json::{self, Limits};
 use nimbus_api::{Digest, RefusalCode};
 use rustix::fs::Mode;
@@ -52,7 +54,8 @@ impl Termination for Exit {
 
 /// Serves the request on descriptor 3.
 pub fn serve() -> Exit {
-    if !is_sealed() {
+    let creates = std::env::args_os().next().is_none_or(|name| name != NO_CREATE_NAME);
+    if creates && seal::ensure().is_err() {
         return Exit::Unheard;
     }
     let Ok(socket) = clean_up() else { return Exit::Unheard };
@@ -66,19 +69,6 @@ pub fn serve() -> Exit {
     };
     let text = serde_json::to_vec(&reply).unwrap_or_default();
     if write_frame(&socket, &text, &[]).is_err() { Exit::Unheard } else { exit }
-}
-
-/// Whether this program runs from a file that no container can write to; executes itself again from
-/// one when it does not. False when that fails: then nothing may be started.
-pub fn is_sealed() -> bool {
-    match seal::is_sealed() {
-        Ok(true) => true,
-        Ok(false) => {
-            let _cannot = seal::execute_again();
-            false
-        }
-        Err(_unknown) => false,
-    }
 }
 
 /// Everything that an inherited process state could do to us.
@@ -123,6 +113,10 @@ fn answer(frame: Frame) -> Result<RuntimeReply, RuntimeError> {
         RuntimeVerb::Create(plan) => {
             if plan.container != request.container {
                 return Err(invalid("the plan is for another container".into()));
+            }
+            if !seal::is_sealed().doing("look at this program's mount")? {
+                let detail = "this process was started as one that does not create";
+                return Err(RuntimeError::unproven(detail));
             }
             let created = create(&layout, job(*plan, frame.fds)?)?;
             Ok(RuntimeReply::Created { pid: created.pid, cgroup: created.cgroup })

@@ -14,8 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nimbus_api::frame::write_frame;
-use nimbus_api::runtime::{RuntimeReply, RuntimeVerb};
+use nimbus_api::frame::{FrameReader, write_frame};
+use nimbus_api::runtime::{NO_CREATE_NAME, RuntimeReply, RuntimeVerb};
 use nimbus_api::{Digest, RefusalCode};
 use serde_json::json;
 use support::Host;
@@ -45,6 +45,22 @@ fn a_created_container_waits_and_can_be_deleted_unstarted() {
     host.delete();
     let ended = created.wait();
     assert_eq!((ended.out.as_str(), ended.status.terminating_signal()), ("", Some(9)));
+}
+
+/// Such a process can be reached by a container through what it executes.
+#[test]
+fn a_process_that_was_not_started_to_create_refuses_to() {
+    let host = Host::new(&["true"]);
+    let (mut child, socket) = Host::spawn_as(NO_CREATE_NAME);
+    let (fds, _, _) = host.create_fds();
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    let request = serde_json::to_vec(&host.request(host.create_verb())).unwrap();
+    write_frame(&socket, &request, &fds).unwrap();
+    let frame = FrameReader::default().read(&socket).unwrap();
+    let reply: RuntimeReply = serde_json::from_slice(&frame.bytes).unwrap();
+    assert_eq!(refused(&reply), RefusalCode::RuntimeUnproven);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(!host.bundle().exists());
 }
 
 #[test]

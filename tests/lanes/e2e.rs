@@ -39,6 +39,8 @@ fn main() -> ExitCode {
                 a_receipt_says_what_ran_and_verifies,
                 another_orgs_job_is_as_if_it_were_not_there,
                 a_tag_that_moves_after_submit_changes_nothing,
+                a_real_time_signal_reaches_the_program,
+                a_container_can_be_asked_for_again_at_once,
                 a_list_of_nodes_shows_which_policy_is_in_force,
             ]
             own(short_leases)[
@@ -75,6 +77,26 @@ fn a_failing_job_is_done_with_its_exit_code(lab: &mut Lab) -> Outcome {
     ended.expect_exit(7)?;
     ensure!(ended.attempts().len() == 1, "it was tried again: {}", ended.job);
     Ok(())
+}
+
+fn a_real_time_signal_reaches_the_program(lab: &mut Lab) -> Outcome {
+    let script = "trap 'exit 7' 40; echo ready; while :; do sleep 0.1; done";
+    let submission = lab.good(&["/bin/sh", "-c", script])?;
+    let job = lab.submit(&submission)?.job()?;
+    until("the program is ready", || Ok(lab.output(&job)?.contains("ready").then_some(())))?;
+    lab.ctr().ask(&["task", "kill", "--signal", "40", &format!("{job}-1")])?.good()?;
+    lab.wait_ended(&job)?.expect_exit(7)
+}
+
+/// The server of the one before may be on its way out still: nobody is sent to it.
+fn a_container_can_be_asked_for_again_at_once(lab: &mut Lab) -> Outcome {
+    let attack = lab.specimen()?.attack()?;
+    let spec = attack.spec.to_string().into_bytes();
+    for _ in 0..10 {
+        let said = lab.ctr().run(&attack.id, &spec, &[])?;
+        ensure!(said.refusal() == Some(RefusalCode::LeaseMissing), "found {said:?}");
+    }
+    lab.nothing_left_of(&attack.id)
 }
 
 fn a_program_that_is_not_in_the_image_is_refused_with_its_reason(lab: &mut Lab) -> Outcome {

@@ -16,6 +16,9 @@ use crate::refusal::Refusal;
 
 /// Where `nimbus-runtime` finds its end of the socket.
 pub const REQUEST_FD: i32 = 3;
+/// The name (first argument) under which it is started when the request is no Create: then it skips
+/// what keeps its own file out of a container's reach, and refuses to create.
+pub const NO_CREATE_NAME: &str = "nimbus-runtime-no-create";
 /// The version of [`RuntimeRequest`].
 pub const RUNTIME_VERSION: u32 = 1;
 

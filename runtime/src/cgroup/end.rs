@@ -21,6 +21,8 @@ pub(crate) const EMPTY_WAIT: Duration = Duration::from_secs(8);
 /// Between two looks, at first; doubled up to [`LOOK_MAX`].
 const LOOK_FIRST: Duration = Duration::from_micros(200);
 const LOOK_MAX: Duration = Duration::from_millis(20);
+/// Processes that are held open at one time.
+const BATCH: usize = 128;
 /// Deepest cgroup below a container's own that is looked into.
 const DEPTH_MAX: usize = 16;
 
@@ -65,30 +67,45 @@ fn is_gone(error: &io::Error) -> bool {
 
 /// Signals every process of these cgroups once; new ones may appear meanwhile.
 pub(crate) fn signal_all(dirs: &[&Path], signal: Signal) -> Result<(), RuntimeError> {
-    let mut pids = BTreeSet::new();
-    for dir in dirs {
-        pids.extend(members(dir).doing("list the processes of a cgroup")?);
-    }
     // Number 0 stands for processes of another pid namespace, which cannot be in a cgroup of ours.
     let own = rustix::process::getpid();
-    for pid in pids.into_iter().filter_map(Pid::from_raw).filter(|pid| *pid != own) {
-        signal_member(dirs, pid, signal).doing("signal a process of the container")?;
+    let pids: Vec<Pid> = all_members(dirs)?
+        .into_iter()
+        .filter_map(Pid::from_raw)
+        .filter(|pid| *pid != own)
+        .collect();
+    for batch in pids.chunks(BATCH) {
+        signal_batch(dirs, batch, signal)?;
     }
     Ok(())
 }
 
-/// Signals a process if it is still a member. Its number may be somebody else's since it was read; the
-/// descriptor is not.
-fn signal_member(dirs: &[&Path], pid: Pid, signal: Signal) -> io::Result<()> {
-    let gone =
-        |error: Errno| if error == Errno::SRCH { Ok(()) } else { Err(io::Error::from(error)) };
-    let process = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(process) => process,
-        Err(error) => return gone(error),
-    };
+fn all_members(dirs: &[&Path]) -> Result<BTreeSet<i32>, RuntimeError> {
+    let mut pids = BTreeSet::new();
     for dir in dirs {
-        if members(dir)?.contains(&pid.as_raw_nonzero().get()) {
-            return pidfd_send_signal(process, signal).or_else(gone);
+        pids.extend(members(dir).doing("list the processes of a cgroup")?);
+    }
+    Ok(pids)
+}
+
+/// Signals those that are members still. A number may be somebody else's since it was read; a
+/// descriptor is not, and whoever is listed once it is open is whom it means.
+fn signal_batch(dirs: &[&Path], pids: &[Pid], signal: Signal) -> Result<(), RuntimeError> {
+    let mut open = Vec::new();
+    for pid in pids {
+        match pidfd_open(*pid, PidfdFlags::empty()) {
+            Ok(process) => open.push((pid, process)),
+            Err(Errno::SRCH) => {}
+            Err(error) => return Err(error).doing("open a process of the container"),
+        }
+    }
+    let still = all_members(dirs)?;
+    for (pid, process) in open {
+        if still.contains(&pid.as_raw_nonzero().get()) {
+            match pidfd_send_signal(process, signal) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(error).doing("signal a process of the container"),
+            }
         }
     }
     Ok(())
@@ -108,10 +125,7 @@ pub(crate) fn kill_all(dirs: &[&Path]) -> Result<(), RuntimeError> {
             }
         }
         signal_all(dirs, Signal::KILL)?;
-        let mut left = 0;
-        for dir in dirs {
-            left += members(dir).doing("list the processes of a cgroup")?.len();
-        }
+        let left = all_members(dirs)?.len();
         if left == 0 {
             return Ok(());
         }

@@ -25,6 +25,7 @@ use crate::create::{Created, Job, Root, create};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
 use crate::record::Record;
+use crate::sys::seal;
 use crate::sys::seccomp::Program;
 use crate::{delete, kill, start};
 
@@ -65,6 +66,7 @@ fn run(args: Args) -> Result<u8, RuntimeError> {
     let root = std::path::absolute(&args.root).doing("find the root directory")?;
     match args.verb {
         Verb::Make { id, bundle, pid_file, filter, wait } => {
+            seal::ensure().doing("run from a file that no container can write to")?;
             let layout = layout(&root, &id)?;
             let bundle = fs::canonicalize(bundle).doing("find the bundle")?;
             let job = job(&bundle, filter.as_deref(), &id)?;

@@ -14,6 +14,21 @@ use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, fstatvfs, openat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 const OWN: &str = "/proc/self/exe";
+/// The name that this program has when it was executed again.
+const AGAIN: &str = "nimbus-runtime-sealed";
+
+/// Executes this program again, from a read-only mount that is in no namespace, unless it runs from
+/// one already. Arguments and environment are kept but for the program's own name.
+pub(crate) fn ensure() -> io::Result<()> {
+    if is_sealed()? {
+        return Ok(());
+    }
+    if std::env::args_os().next().is_some_and(|name| name == AGAIN) {
+        // Once more would end the same way.
+        return Err(io::Error::other("the mount made read-only does not read back as that"));
+    }
+    match execute_again()? {}
+}
 
 /// Whether this program's file cannot be written to through its mount.
 pub(crate) fn is_sealed() -> io::Result<bool> {
@@ -21,16 +36,7 @@ pub(crate) fn is_sealed() -> io::Result<bool> {
     Ok(fstatvfs(own)?.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Executes this program again, with the same arguments and environment, from a read-only mount that
-/// is in no namespace. Returns only when that cannot be done.
-pub(crate) fn execute_again() -> io::Error {
-    match again() {
-        Ok(never) => match never {},
-        Err(error) => error,
-    }
-}
-
-fn again() -> io::Result<std::convert::Infallible> {
+fn execute_again() -> io::Result<std::convert::Infallible> {
     let own = openat(CWD, OWN, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -38,7 +44,9 @@ fn again() -> io::Result<std::convert::Infallible> {
     let sealed = open_tree(&own, "", flags)?;
     make_read_only(sealed.as_fd())?;
     let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
-    let args = std::env::args_os().map(|arg| text(&arg)).collect::<io::Result<Vec<_>>>()?;
+    let args = std::env::args_os().skip(1);
+    let args = std::iter::once(AGAIN.into()).chain(args).map(|arg| text(&arg));
+    let args = args.collect::<io::Result<Vec<_>>>()?;
     let env = std::env::vars_os().map(|(name, value)| {
         let mut one = name;
         one.push("=");

@@ -16,7 +16,6 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -111,10 +110,14 @@ impl Host {
     /// The program with our socket as its descriptor 3 and an empty environment. A shell moves the
     /// descriptor there, so that this stays free of unsafe code; it execs, so pid and parent stay. Descriptor 9 is one that a careless caller leaks.
     pub fn spawn() -> (Child, UnixStream) {
+        Self::spawn_as("nimbus-runtime")
+    }
+
+    pub fn spawn_as(name: &str) -> (Child, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let child = Command::new("/bin/sh")
-            .arg0("sh")
-            .args(["-c", "exec env -i \"$0\" 3<&0 0</dev/null 9</etc/passwd"])
+        let script = format!("exec -c -a {name} \"$0\" 3<&0 0</dev/null 9</etc/passwd");
+        let child = Command::new("/bin/bash")
+            .args(["-c", &script])
             .arg(env!("CARGO_BIN_EXE_nimbus-runtime"))
             .env_clear()
             .env("PATH", "/usr/bin:/bin")

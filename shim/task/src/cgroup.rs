@@ -13,6 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 /// How often an emptying cgroup is looked at, and how long between: ten seconds in all.
 const KILL_ROUNDS_MAX: u32 = 200;
 const KILL_PAUSE: Duration = Duration::from_millis(50);
+/// Processes that are held open at one time.
+const BATCH: usize = 128;
 
 /// One container's cgroup.
 #[derive(Debug, Clone)]
@@ -50,12 +52,19 @@ impl Cgroup {
     /// Signals everybody in it. True when somebody was there.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let pids = self.pids();
-        for pid in &pids {
-            let Some(pid) = Pid::from_raw(*pid) else { continue };
-            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-            // The number may have been given away since it was read; the descriptor may not.
-            if self.pids().contains(&pid.as_raw_nonzero().get()) {
-                let _gone = pidfd_send_signal(pidfd, signal);
+        for batch in pids.chunks(BATCH) {
+            let open = |pid: &i32| {
+                let process = pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?;
+                Some((*pid, process))
+            };
+            let open: Vec<_> = batch.iter().filter_map(open).collect();
+            // A number may have been given away since it was read; a descriptor may not, and whoever
+            // is listed once it is open is whom it means.
+            let still = self.pids();
+            for (pid, process) in open {
+                if still.contains(&pid) {
+                    let _gone = pidfd_send_signal(process, signal);
+                }
             }
         }
         !pids.is_empty()

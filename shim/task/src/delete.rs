@@ -2,8 +2,7 @@
 //!
 //! Idempotent, never waits for the node agent (rule 8): the agent's ledger reconciles on "cgroup
 //! empty and bundle gone". A server that still listens is given [`SERVER_PATIENCE`] to end and is
-//! then killed. A container that was never made (refused, or its state already removed) needs no
-//! runtime at all.
+//! then killed.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -60,17 +59,17 @@ pub(crate) fn delete(identity: &Identity) -> Result<(), DeleteError> {
     let bundle = identity.bundle.as_deref().unwrap_or(Path::new("."));
     let socket = paths.socket(&identity.address, &identity.key);
     end_server(&socket, &identity.key);
-    if paths.container_state(&identity.key).exists() {
-        let log = Log::open(bundle, identity.key.id.as_str(), identity.debug);
-        let launcher = Launcher::new(&paths, identity.key.clone(), log, Family::default());
-        let event_loop = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(DeleteError::Loop)?;
-        event_loop
-            .block_on(launcher.done(RuntimeVerb::Delete, RUNTIME_PATIENCE))
-            .map_err(DeleteError::Runtime)?;
-    }
+    // Also when nothing is seen of the container: a runtime that dies with its server may be making
+    // the first of it at this moment.
+    let log = Log::open(bundle, identity.key.id.as_str(), identity.debug);
+    let launcher = Launcher::new(&paths, identity.key.clone(), log, Family::default());
+    let event_loop = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DeleteError::Loop)?;
+    event_loop
+        .block_on(launcher.done(RuntimeVerb::Delete, RUNTIME_PATIENCE))
+        .map_err(DeleteError::Runtime)?;
     // Absent on the second time.
     let _gone = fs::remove_file(&socket);
     let response = DeleteResponse {

@@ -9,6 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,7 +18,9 @@ use command_fds::{CommandFdExt as _, FdMapping, FdMappingCollision};
 use nimbus_api::error::Chain;
 use nimbus_api::frame::{FrameError, FrameReader, write_frame};
 use nimbus_api::id::ContainerKey;
-use nimbus_api::runtime::{REQUEST_FD, RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb};
+use nimbus_api::runtime::{
+    NO_CREATE_NAME, REQUEST_FD, RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb,
+};
 use nimbus_api::strict_json::{self, Limits, StrictJsonError};
 use nimbus_api::{Refusal, RefusalCode};
 use rustix::process::Signal;
@@ -129,6 +132,7 @@ impl Launcher {
         fds: Vec<OwnedFd>,
         patience: Duration,
     ) -> Result<RuntimeReply, CallError> {
+        let creates = matches!(verb, RuntimeVerb::Create(_));
         let request = RuntimeRequest {
             version: RUNTIME_VERSION,
             state_root: self.state_root.clone(),
@@ -138,7 +142,7 @@ impl Launcher {
         let request = serde_json::to_vec(&request).map_err(CallError::Encode)?;
         // Nothing is reaped as an orphan while the runtime makes children.
         let _birth = self.family.birth();
-        let (socket, running) = self.spawn()?;
+        let (socket, running) = self.spawn(creates)?;
         let exchange = async {
             send(&socket, request, fds).await?;
             receive(&socket).await
@@ -170,12 +174,17 @@ impl Launcher {
         }
     }
 
-    fn spawn(&self) -> Result<(UnixStream, Running), CallError> {
+    /// Creating, it executes itself once more to be out of the container's reach, which the other
+    /// verbs need not pay for.
+    fn spawn(&self, creates: bool) -> Result<(UnixStream, Running), CallError> {
         let (ours, theirs) = StdUnixStream::pair().map_err(CallError::Socket)?;
         ours.set_nonblocking(true).map_err(CallError::Socket)?;
         let ours = UnixStream::from_std(ours).map_err(CallError::Socket)?;
         let output = || self.log.descriptor().map_or_else(Stdio::null, Stdio::from);
         let mut command = Command::new(&self.program);
+        if !creates {
+            command.arg0(NO_CREATE_NAME);
+        }
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(output()).stderr(output());
         command
             .fd_mappings(vec![FdMapping { parent_fd: theirs.into(), child_fd: REQUEST_FD }])

@@ -43,6 +43,9 @@ pub enum TaskError {
     /// The request cannot be meant.
     #[error("{0}")]
     Invalid(String),
+    /// The server is on its way out.
+    #[error("this shim is ending, try again")]
+    Ending,
     /// Does not exist in this version.
     #[error("{0} is not implemented by this runtime")]
     Unimplemented(&'static str),
@@ -71,6 +74,7 @@ impl TaskError {
             | Self::AlreadyExists(_)
             | Self::WrongPhase { .. }
             | Self::Invalid(_)
+            | Self::Ending
             | Self::Unimplemented(_) => None,
         }
     }
@@ -88,6 +92,7 @@ impl TaskError {
                 RefusalClass::Unauthenticated => Code::UNAUTHENTICATED,
             },
             Self::NotFound(_) => Code::NOT_FOUND,
+            Self::Ending => Code::UNAVAILABLE,
             Self::AlreadyExists(_) => Code::ALREADY_EXISTS,
             Self::WrongPhase { .. } => Code::FAILED_PRECONDITION,
             Self::Invalid(_) => Code::INVALID_ARGUMENT,

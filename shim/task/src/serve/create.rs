@@ -168,9 +168,6 @@ async fn run(
 }
 
 async fn clean_up(context: &Context) {
-    if !context.paths.container_state(&context.key).exists() {
-        return;
-    }
     if let Err(refusal) = context.launcher.done(RuntimeVerb::Delete, DELETE_PATIENCE).await {
         context.log.warn(format_args!("something may be left of the container: {refusal}"));
     }

@@ -7,6 +7,7 @@ use containerd_shim_protos::api::DeleteResponse;
 use nimbus_api::RefusalCode;
 use nimbus_api::runtime::RuntimeVerb;
 use rustix::process::Signal;
+use rustix_libc_wrappers::process::SignalExt as _;
 
 use super::Context;
 use super::container::{Container, kill as kill_made};
@@ -49,7 +50,7 @@ pub(super) async fn start(context: Context, container: Arc<Container>) -> Result
 
 /// Signals the init, or everybody.
 pub(super) fn kill(container: &Container, number: u32, all: bool) -> Result<(), TaskError> {
-    let signal = i32::try_from(number).ok().and_then(Signal::from_named_raw);
+    let signal = i32::try_from(number).ok().and_then(Signal::from_raw);
     let signal = signal.ok_or_else(|| TaskError::Invalid(format!("unknown signal {number}")))?;
     let snapshot = container.snapshot();
     match (snapshot.phase, snapshot.made) {

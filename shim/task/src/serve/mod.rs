@@ -24,6 +24,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use containerd_shim_protos::protobuf::MessageField;
@@ -91,8 +92,36 @@ pub(crate) struct Context {
     pub launcher: Launcher,
     /// Our children.
     pub family: Family,
+    /// Where this server is found.
+    pub socket: Arc<SocketFile>,
     /// Rung when the server is to end.
     pub shutdown: Arc<Notify>,
+}
+
+/// The file of the listening socket. It goes as soon as the server is to end: a server that starts
+/// for the same container meanwhile has its own there then, which is not ours to remove.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    ending: AtomicBool,
+}
+
+impl SocketFile {
+    const fn new(path: PathBuf) -> Self {
+        Self { path, ending: AtomicBool::new(false) }
+    }
+
+    /// Removes it, once.
+    fn remove(&self) {
+        if !self.ending.swap(true, Ordering::SeqCst) {
+            let _gone = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Whether the server is to end.
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
+    }
 }
 
 /// Serves until it is told to end.
@@ -108,11 +137,11 @@ pub(crate) fn serve(identity: Identity) -> Result<(), ServeError> {
         .build()
         .map_err(|error| ServeError::Setup("make an event loop", error))?;
     let paths = Paths::from_environment();
-    let socket = paths.socket(&identity.address, &identity.key);
-    let served = event_loop.block_on(run(identity, paths, listener));
+    let socket = Arc::new(SocketFile::new(paths.socket(&identity.address, &identity.key)));
+    let served = event_loop.block_on(run(identity, paths, (listener, Arc::clone(&socket))));
     // A disk that hangs must not keep the process.
     event_loop.shutdown_timeout(Duration::ZERO);
-    let _gone = fs::remove_file(socket);
+    socket.remove();
     served
 }
 
@@ -141,7 +170,7 @@ fn take_listener() -> Result<StdUnixListener, ServeError> {
 async fn run(
     identity: Identity,
     paths: Paths,
-    listener: StdUnixListener,
+    (listener, socket): (StdUnixListener, Arc<SocketFile>),
 ) -> Result<(), ServeError> {
     let bundle = identity.bundle.as_deref().unwrap_or(Path::new("."));
     let log = Log::open(bundle, identity.key.id.as_str(), identity.debug);
@@ -156,6 +185,7 @@ async fn run(
         log,
         launcher,
         family,
+        socket,
         shutdown: Arc::new(Notify::new()),
     };
     let service = Arc::new(TaskService::new(context.clone()));
@@ -168,6 +198,7 @@ async fn run(
         () = idle(&service, &containerd) => context.log.warn("ending: nothing to do and containerd is gone"),
         done = signals(&service, &context) => done?,
     }
+    context.socket.remove();
     if !context.events.flush(EVENTS_PATIENCE).await {
         context.log.warn("ending with events that containerd did not take");
     }

@@ -75,6 +75,9 @@ impl TaskService {
         if !request.bundle.starts_with('/') {
             return Err(TaskError::Invalid("the bundle is not an absolute path".to_owned()));
         }
+        if self.context.socket.is_ending() {
+            return Err(TaskError::Ending);
+        }
         if !self.is_empty() {
             return Err(TaskError::AlreadyExists(key.id.to_string()));
         }
@@ -249,6 +252,8 @@ impl Task for TaskService {
         _request: ShutdownRequest,
     ) -> ttrpc::Result<Empty> {
         if self.is_empty() {
+            // Before the answer: whoever starts a server for this container next gets a new one.
+            self.context.socket.remove();
             self.context.shutdown.notify_one();
         }
         Ok(Empty::default())
