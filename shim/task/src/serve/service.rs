@@ -96,6 +96,17 @@ impl TaskService {
     }
 }
 
+impl TaskService {
+    /// Ends the server, unless a container is here.
+    fn end(&self) {
+        if self.is_empty() {
+            // Before the answer: whoever starts a server for this container next gets a new one.
+            self.context.socket.remove();
+            self.context.shutdown.notify_one();
+        }
+    }
+}
+
 /// Runs to its end whatever becomes of the caller.
 async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, TaskError>> + Send + 'static,
@@ -251,11 +262,7 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         _request: ShutdownRequest,
     ) -> ttrpc::Result<Empty> {
-        if self.is_empty() {
-            // Before the answer: whoever starts a server for this container next gets a new one.
-            self.context.socket.remove();
-            self.context.shutdown.notify_one();
-        }
+        self.end();
         Ok(Empty::default())
     }
 
@@ -289,5 +296,63 @@ impl Task for TaskService {
 
     async fn update(&self, _context: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
         unimplemented("Update")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use nimbus_api::id::ContainerKey;
+    use tokio::sync::Notify;
+
+    use super::super::SocketFile;
+    use super::super::events::Publisher;
+    use super::*;
+    use crate::log::Log;
+    use crate::paths::Paths;
+    use crate::process::Family;
+    use crate::runtime::Launcher;
+
+    fn service(dir: &Path) -> TaskService {
+        let key = ContainerKey { namespace: "n".parse().unwrap(), id: "c".parse().unwrap() };
+        let paths = Paths::at(dir);
+        let log = Log::open(dir, "c", false);
+        let family = Family::default();
+        TaskService::new(Context {
+            launcher: Launcher::new(&paths, key.clone(), log.clone(), family.clone()),
+            events: Publisher::spawn(None, "n".to_owned(), log.clone()),
+            key,
+            paths,
+            log,
+            family,
+            socket: Arc::new(SocketFile::new(dir.join("socket"))),
+            shutdown: Arc::new(Notify::new()),
+        })
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_is_not_found_and_takes_nothing_and_leaves_its_successor_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let request = CreateTaskRequest {
+            id: "c".to_owned(),
+            bundle: "/bundle".to_owned(),
+            ..CreateTaskRequest::default()
+        };
+        std::fs::write(&socket, "ours").unwrap();
+        let busy = service(dir.path());
+        busy.reserve(&request).unwrap();
+        busy.end();
+        assert!(socket.exists(), "it has a container");
+
+        let ending = service(dir.path());
+        ending.end();
+        assert!(!socket.exists());
+        assert_eq!(ending.reserve(&request).unwrap_err(), TaskError::Ending);
+        std::fs::write(&socket, "the successor's").unwrap();
+        ending.end();
+        ending.context.socket.remove();
+        assert!(socket.exists());
     }
 }
