@@ -26,6 +26,7 @@ mod server;
 mod session;
 mod spec;
 mod status;
+mod steps;
 mod store;
 mod watchers;
 

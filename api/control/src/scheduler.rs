@@ -6,19 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nimbus_api::clock::BootNanos;
+use nimbus_api::RefusalCode;
 use nimbus_api::error::Chain;
 
 use crate::app::{App, stopped};
 use crate::limits::{GRACE_SECONDS, HOUSEKEEPING, RETURN_SECONDS, SKEW_SECONDS, SWEEP};
 use crate::pki::ServerIdentity;
 use crate::session::Command;
-use crate::store::{LeaseTerms, StoreError};
+use crate::steps::{Now, Steps};
+use crate::store::{LeaseTerms, Lost, StoreError};
 
-/// Nanoseconds in a millisecond.
-const NANOS_PER_MILLISECOND: u64 = 1_000_000;
-/// A wall clock that gains more than this between two sweeps was set.
-const STEP_MS: i64 = 1000;
 /// Wait after the store failed.
 const FAILED_WAIT_MS: i64 = 1000;
 
@@ -80,69 +77,68 @@ async fn lease_all(app: &App, cursor: &mut String) -> Result<Option<i64>, StoreE
 }
 
 /// Ends leases that ran out without a word, until the service stops.
-pub(crate) async fn sweep(app: Arc<App>) {
+pub(crate) async fn sweep(app: Arc<App>, boot_id: String) {
     let mut stop = app.stop.clone();
-    let returned = app.clock.boottime().plus_seconds(RETURN_SECONDS.unsigned_abs());
-    let mut steps = Steps::new(app.clock.boottime(), app.clock.unix_millis(), returned);
+    let Some(mut steps) = begin(&app, boot_id, &mut stop).await else { return };
     loop {
+        if let Some(record) = steps.unrecorded() {
+            match app.store.note_clock(record.clone(), app.clock.unix_millis()).await {
+                Ok(()) => steps.note(record),
+                Err(error) => tracing::error!(error = %Chain(&error), "cannot record the clock"),
+            }
+        }
         tokio::select! {
             () = tokio::time::sleep(SWEEP) => {}
             () = stopped(&mut stop) => return,
         }
-        let (boottime, unix_ms) = (app.clock.boottime(), app.clock.unix_millis());
-        if steps.see(boottime, unix_ms, app.terms.ttl_seconds) {
+        if steps.see(now(&app)) {
             tracing::warn!("the clock was set forward: no lease is ended for as long as one lasts");
         }
-        if let Err(error) = sweep_once(&app, steps.not_before).await {
+        if !steps.may_end(app.clock.boottime()) {
+            continue;
+        }
+        if let Err(error) = sweep_once(&app).await {
             tracing::error!(error = %Chain(&error), "cannot end leases that ran out");
         }
     }
 }
 
-/// Notices that the wall clock was set forward. Leases end by it here, but on the nodes by a clock that
-/// nobody can set (rule 10): until the longest of them has ended there, none is taken for ended here,
-/// or two attempts of a job would run at once.
-#[derive(Debug)]
-struct Steps {
-    /// Wall clock minus boot clock, milliseconds.
-    offset_ms: i64,
-    not_before: BootNanos,
+fn now(app: &App) -> Now {
+    Now { boottime: app.clock.boottime(), unix_ms: app.clock.unix_millis() }
 }
 
-impl Steps {
-    fn new(boottime: BootNanos, unix_ms: i64, not_before: BootNanos) -> Self {
-        Self { offset_ms: Self::offset_ms(boottime, unix_ms), not_before }
-    }
-
-    fn offset_ms(boottime: BootNanos, unix_ms: i64) -> i64 {
-        let since_boot_ms = i64::try_from(boottime.0 / NANOS_PER_MILLISECOND).unwrap_or(i64::MAX);
-        unix_ms.saturating_sub(since_boot_ms)
-    }
-
-    /// Whether the clock was set forward since the last look; then ending leases waits.
-    fn see(&mut self, boottime: BootNanos, unix_ms: i64, ttl_seconds: u32) -> bool {
-        let offset_ms = Self::offset_ms(boottime, unix_ms);
-        let stepped = offset_ms.saturating_sub(self.offset_ms) > STEP_MS;
-        self.offset_ms = offset_ms;
-        if stepped {
-            let wait = u64::from(ttl_seconds).saturating_add(GRACE_SECONDS.unsigned_abs());
-            self.not_before = self.not_before.max(boottime.plus_seconds(wait));
+/// Compares the clocks with what was recorded of them; none when the service stops before it can.
+async fn begin(
+    app: &App,
+    boot_id: String,
+    stop: &mut tokio::sync::watch::Receiver<bool>,
+) -> Option<Steps> {
+    let returned = app.clock.boottime().plus_seconds(RETURN_SECONDS.unsigned_abs());
+    let wait = u64::from(app.terms.ttl_seconds).saturating_add(GRACE_SECONDS.unsigned_abs());
+    loop {
+        match app.store.clock().await {
+            Ok(record) => {
+                return Some(Steps::begin(record, boot_id, now(app), (returned, wait)));
+            }
+            Err(error) => tracing::error!(error = %Chain(&error), "cannot read the clock's record"),
         }
-        stepped
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP) => {}
+            () = stopped(stop) => return None,
+        }
     }
 }
 
-async fn sweep_once(app: &App, not_before: BootNanos) -> Result<(), StoreError> {
-    if app.clock.boottime() < not_before {
-        return Ok(());
-    }
+async fn sweep_once(app: &App) -> Result<(), StoreError> {
     let now_ms = app.clock.unix_millis();
     let before_ms = now_ms.saturating_sub((GRACE_SECONDS + SKEW_SECONDS) * 1000);
     if !app.store.any_due(before_ms).await? {
         return Ok(());
     }
-    for job in app.store.expire_due(before_ms, now_ms).await? {
-        tracing::warn!(job, "the lease ran out without a word from its node");
+    for Lost { lease_id, job, node } in app.store.expire_due(before_ms, now_ms).await? {
+        tracing::warn!(job, node, "the lease ran out without a word from its node");
+        // Should it be here all the same, it is not to go on with what may be given to another.
+        app.registry.tell(&node, Command::Revoke { lease_id, code: RefusalCode::LeaseStale });
         app.changed(&job);
     }
     Ok(())
@@ -182,27 +178,4 @@ async fn rotate(app: &App) -> Result<(), String> {
     app.keys.activate(rotation);
     tracing::info!(serial = app.keys.serial(), "rotated the hot key");
     app.store.note_key_set(app.keys.serial(), app.clock.unix_millis()).await.map_err(store)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TTL: u32 = 900;
-
-    fn at(seconds: u64) -> BootNanos {
-        BootNanos(0).plus_seconds(seconds)
-    }
-
-    #[test]
-    fn a_clock_set_forward_ends_no_lease_that_a_node_still_runs() {
-        let mut steps = Steps::new(at(100), 1_000_000, at(130));
-        assert!(!steps.see(at(101), 1_001_000, TTL), "a second is a second");
-        assert_eq!(steps.not_before, at(130));
-        assert!(steps.see(at(102), 4_602_000, TTL), "an hour is not");
-        assert_eq!(steps.not_before, at(102 + 900).plus_seconds(GRACE_SECONDS.unsigned_abs()));
-        let before = steps.not_before;
-        assert!(!steps.see(at(103), 1_003_000, TTL), "set back, leases end late, which is safe");
-        assert_eq!(steps.not_before, before);
-    }
 }

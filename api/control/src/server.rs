@@ -60,6 +60,9 @@ pub struct Endpoints {
     pub join: SocketAddr,
 }
 
+/// What tells one boot of the machine from another.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -93,6 +96,9 @@ pub enum StartError {
     /// The log writer.
     #[error("cannot start the log writer")]
     Logs(#[source] io::Error),
+    /// Which boot of the machine this is.
+    #[error("cannot read {BOOT_ID}")]
+    Boot(#[source] io::Error),
     /// Times that make no sense together.
     #[error("leases of {ttl} s cannot be extended every {every} s; the second must be less")]
     Terms {
@@ -120,9 +126,11 @@ impl StartError {
             | Self::Pki(PkiError::File { .. }) => Exit::KeyFile,
             Self::Listen { .. } => Exit::Listen,
             Self::Terms { .. } | Self::Keys(KeyRingError::Domain { .. }) => Exit::Usage,
-            Self::Keys(KeyRingError::Name) | Self::Pki(_) | Self::Admin(_) | Self::Logs(_) => {
-                Exit::Failed
-            }
+            Self::Keys(KeyRingError::Name)
+            | Self::Pki(_)
+            | Self::Admin(_)
+            | Self::Logs(_)
+            | Self::Boot(_) => Exit::Failed,
         }
     }
 }
@@ -177,6 +185,7 @@ impl Server {
             return Err(StartError::Terms { ttl, every });
         }
         let (now, now_ms) = (clock.unix(), clock.unix_millis());
+        let boot_id = std::fs::read_to_string(BOOT_ID).map_err(StartError::Boot)?;
         let data = DataDir::open(&args.data_dir).map_err(StartError::DataDir)?;
         // An old one would say "ready" while we are not.
         data.remove(ENDPOINTS).map_err(StartError::DataDir)?;
@@ -200,7 +209,7 @@ impl Server {
         let parts =
             Parts { clock, store, logs, keys, ca, terms, stop: stopping, api_address, policy };
         let app = App::new(parts);
-        let tasks = run_all(&app, sockets, Arc::new(identity), stop_on)?;
+        let tasks = run_all(&app, sockets, (Arc::new(identity), boot_id), stop_on)?;
         credentials::keep_admin(&data, &app.ca, &endpoints.api.to_string(), now)
             .map_err(StartError::Admin)?;
         let text = serde_json::to_vec(&endpoints).unwrap_or_default();
@@ -235,7 +244,7 @@ impl Server {
 fn run_all(
     app: &Arc<App>,
     sockets: Sockets,
-    identity: Arc<ServerIdentity>,
+    (identity, boot_id): (Arc<ServerIdentity>, String),
     stop: watch::Receiver<bool>,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let own = Arc::clone(&identity);
@@ -248,7 +257,7 @@ fn run_all(
         tokio::spawn(serve_api(Arc::clone(app), api, stop.clone())),
         tokio::spawn(serve_join(Arc::clone(app), join, stop)),
         tokio::spawn(scheduler::dispatch(Arc::clone(app))),
-        tokio::spawn(scheduler::sweep(Arc::clone(app))),
+        tokio::spawn(scheduler::sweep(Arc::clone(app), boot_id.trim().to_owned())),
         tokio::spawn(scheduler::keep_house(Arc::clone(app), identity)),
     ])
 }

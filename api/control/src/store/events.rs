@@ -61,6 +61,14 @@ struct Live {
     revoked: String,
 }
 
+/// A lease that ran out without a word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub(crate) lease_id: String,
+    pub(crate) job: String,
+    pub(crate) node: String,
+}
+
 impl Store {
     /// Applies an event once.
     pub(crate) async fn apply(&self, event: Event, now_ms: i64) -> Result<Applied, StoreError> {
@@ -89,12 +97,12 @@ impl Store {
         .await
     }
 
-    /// Ends leases that ended before this time; their jobs.
+    /// Ends leases that ended before this time.
     pub(crate) async fn expire_due(
         &self,
         before_ms: i64,
         now_ms: i64,
-    ) -> Result<Vec<String>, StoreError> {
+    ) -> Result<Vec<Lost>, StoreError> {
         self.write(now_ms, move |connection| expire_due(connection, before_ms, now_ms)).await
     }
 }
@@ -267,17 +275,19 @@ pub(super) fn expire_due(
     connection: &Connection,
     before_ms: i64,
     now_ms: i64,
-) -> Result<Vec<String>, StoreError> {
+) -> Result<Vec<Lost>, StoreError> {
     let limit = i64::try_from(SWEEP_BATCH).unwrap_or(i64::MAX);
-    let due: Vec<String> = connection
+    let due: Vec<(String, String)> = connection
         .prepare_cached(
-            "SELECT lease_id FROM attempts WHERE ended_ms = 0 AND lease_until_ms < ?1 LIMIT ?2",
+            "SELECT lease_id, node FROM attempts WHERE ended_ms = 0 AND lease_until_ms < ?1 LIMIT ?2",
         )?
-        .query_map((before_ms, limit), |row| row.get(0))?
+        .query_map((before_ms, limit), |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    let mut jobs = Vec::new();
-    for lease_id in due {
-        jobs.extend(lose(connection, &lease_id, now_ms)?);
+    let mut lost = Vec::new();
+    for (lease_id, node) in due {
+        if let Some(job) = lose(connection, &lease_id, now_ms)? {
+            lost.push(Lost { lease_id, job, node });
+        }
     }
-    Ok(jobs)
+    Ok(lost)
 }

@@ -9,6 +9,7 @@
 //! a job has not ended; attempts of a job are numbered 1, 2, 3 … without gaps; the counters of an
 //! org equal what counting its jobs gives; what is done, dead or cancelled never changes again.
 
+mod clock;
 mod events;
 mod jobs;
 mod leases;
@@ -33,7 +34,8 @@ use tokio::sync::Semaphore;
 
 use crate::limits::READERS;
 
-pub(crate) use events::{Event, EventKind};
+pub(crate) use clock::ClockRecord;
+pub(crate) use events::{Event, EventKind, Lost};
 pub(crate) use jobs::{Cancelled, JobPage, NewJob};
 pub(crate) use leases::{LeaseTerms, LiveLease, Offer};
 pub(crate) use nodes::{JoinNode, NodeHello, NodeRow};

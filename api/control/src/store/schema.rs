@@ -10,7 +10,10 @@ use crate::limits::CLOCK_BACK_MS_MAX;
 const CHECKPOINT_PAGES: i64 = 4000;
 
 /// One step each; a database at version N has had the first N. Never change one that was released.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_first.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_first.sql"),
+    include_str!("../../migrations/0002_clock.sql"),
+];
 
 /// Why the store cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use super::events::{self, Event, EventKind};
 use super::jobs::{self, Cancelled, Enqueued, NewJob};
 use super::leases::{self, LeaseTerms, Offer};
 use super::nodes::{self, JoinNode};
-use super::{Store, StoreError, schema};
+use super::{ClockRecord, Store, StoreError, schema};
 
 const START_MS: i64 = 1_800_000_000_000;
 
@@ -457,7 +457,25 @@ async fn a_newer_schema_or_a_clock_set_back_stops_the_start_and_one_refusal_spoi
     assert!(matches!(back, Err(super::OpenError::ClockBack { behind_ms: 31_000 })));
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let newer = Store::open(&path, START_MS + 60_000);
-    assert!(matches!(newer, Err(super::OpenError::SchemaNewer { found: 99, known: 1 })));
+    assert!(matches!(newer, Err(super::OpenError::SchemaNewer { found: 99, known: 2 })));
+}
+
+#[tokio::test]
+async fn what_was_seen_of_the_clocks_survives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.db");
+    let store = Store::open(&path, START_MS).unwrap();
+    assert_eq!(store.clock().await.unwrap(), None);
+    let seen = |offset_ms| ClockRecord {
+        boot_id: "b".to_owned(),
+        offset_ms,
+        not_before: nimbus_api::clock::BootNanos(7),
+    };
+    store.note_clock(seen(1), START_MS).await.unwrap();
+    store.note_clock(seen(-2), START_MS).await.unwrap();
+    store.close().await;
+    let store = Store::open(&path, START_MS).unwrap();
+    assert_eq!(store.clock().await.unwrap(), Some(seen(-2)));
 }
 
 #[test]
