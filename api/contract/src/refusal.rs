@@ -146,7 +146,7 @@ refusals! {
     /// the image is not in the node's store
     ImageMissing => "image.missing", Precondition, "the image is not in the node's store", "submit through nimbusctl, which has the node fetch it";
     /// the image could not be fetched
-    ImageFetchFailed => "image.fetch_failed", Precondition, "the image could not be fetched", "check the registry and the image name";
+    ImageFetchFailed => "image.fetch_failed", Unavailable, "the image could not be fetched", "try again, and check the registry and the image name";
     /// fetched bytes do not have the digest that was asked for
     ImageDigestMismatch => "image.digest_mismatch", Permission, "fetched bytes do not have the digest that was asked for", "do not trust that registry";
     /// the root filesystem on this node is not the one built from the attested layers

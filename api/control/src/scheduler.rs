@@ -14,7 +14,7 @@ use crate::limits::{GRACE_SECONDS, HOUSEKEEPING, RETURN_SECONDS, SKEW_SECONDS, S
 use crate::pki::ServerIdentity;
 use crate::session::Command;
 use crate::steps::{Now, Steps};
-use crate::store::{LeaseTerms, Lost, StoreError};
+use crate::store::{ClockRecord, LeaseTerms, Lost, StoreError};
 
 /// Wait after the store failed.
 const FAILED_WAIT_MS: i64 = 1000;
@@ -91,13 +91,14 @@ pub(crate) async fn sweep(app: Arc<App>, boot_id: String) {
             () = tokio::time::sleep(SWEEP) => {}
             () = stopped(&mut stop) => return,
         }
-        if steps.see(now(&app)) {
+        let now = now(&app);
+        if steps.see(now) {
             tracing::warn!("the clock was set forward: no lease is ended for as long as one lasts");
         }
-        if !steps.may_end(app.clock.boottime()) {
+        if !steps.may_end(now.boottime) {
             continue;
         }
-        if let Err(error) = sweep_once(&app).await {
+        if let Err(error) = sweep_once(&app, now.unix_ms).await {
             tracing::error!(error = %Chain(&error), "cannot end leases that ran out");
         }
     }
@@ -114,11 +115,14 @@ async fn begin(
     stop: &mut tokio::sync::watch::Receiver<bool>,
 ) -> Option<Steps> {
     let returned = app.clock.boottime().plus_seconds(RETURN_SECONDS.unsigned_abs());
-    let wait = u64::from(app.terms.ttl_seconds).saturating_add(GRACE_SECONDS.unsigned_abs());
     loop {
-        match app.store.clock().await {
-            Ok(record) => {
-                return Some(Steps::begin(record, boot_id, now(app), (returned, wait)));
+        match recorded(app).await {
+            Ok((record, longest)) => {
+                // Leases may have been made by a configuration that let them live longer.
+                let life = longest.unwrap_or(0).max(u64::from(app.terms.ttl_seconds));
+                let wait = life.saturating_add(GRACE_SECONDS.unsigned_abs());
+                let waits = (returned, wait, longest.is_some());
+                return Some(Steps::begin(record, boot_id, now(app), waits));
             }
             Err(error) => tracing::error!(error = %Chain(&error), "cannot read the clock's record"),
         }
@@ -129,8 +133,11 @@ async fn begin(
     }
 }
 
-async fn sweep_once(app: &App) -> Result<(), StoreError> {
-    let now_ms = app.clock.unix_millis();
+async fn recorded(app: &App) -> Result<(Option<ClockRecord>, Option<u64>), StoreError> {
+    Ok((app.store.clock().await?, app.store.longest_life_seconds().await?))
+}
+
+async fn sweep_once(app: &App, now_ms: i64) -> Result<(), StoreError> {
     let before_ms = now_ms.saturating_sub((GRACE_SECONDS + SKEW_SECONDS) * 1000);
     if !app.store.any_due(before_ms).await? {
         return Ok(());

@@ -61,6 +61,11 @@ impl Paths {
         self.run_dir.join("runtime")
     }
 
+    /// What `nimbus-runtime` keeps of this container, while there is one.
+    pub(crate) fn container_state(&self, key: &ContainerKey) -> PathBuf {
+        self.state_root().join(key.namespace.as_str()).join(key.id.as_str())
+    }
+
     /// `nimbus-runtime`: beside this very program, else where packages put it.
     pub(crate) fn runtime_program() -> PathBuf {
         let beside = env::current_exe()

@@ -97,6 +97,19 @@ impl Store {
         .await
     }
 
+    /// The longest life of a lease that has not ended, from its issue, seconds; none when all have.
+    pub(crate) async fn longest_life_seconds(&self) -> Result<Option<u64>, StoreError> {
+        self.read(|connection| {
+            let longest: Option<i64> = connection
+                .prepare_cached(
+                    "SELECT max(lease_until_ms - issued_ms) FROM attempts WHERE ended_ms = 0",
+                )?
+                .query_row([], |row| row.get(0))?;
+            Ok(longest.map(|ms| unsigned(ms).div_ceil(1000)))
+        })
+        .await
+    }
+
     /// Ends leases that ended before this time.
     pub(crate) async fn expire_due(
         &self,

@@ -1,5 +1,9 @@
 //! What the service promises to people and nodes.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use nimbus_api::clock::{BootNanos, Clock as _, ManualClock, SystemClock, UnixSeconds};
 use nimbus_api::keys::KeySet;
 use nimbus_api::process::ProcessIdentity;
 use nimbus_api::proto::control::v1::keys_client::KeysClient;
@@ -20,6 +24,9 @@ use nimbus_control::{CredentialsArgs, Exit, Server, StartError};
 use tonic_types::StatusExt as _;
 
 use crate::client::{self, Credentials, Kind, Node};
+
+/// How often control looks for leases that have run out.
+const SWEEP: Duration = Duration::from_secs(1);
 
 fn code(status: &tonic::Status) -> RefusalCode {
     let code = Refusal::code_in(status.message()).expect("a refusal");
@@ -224,9 +231,9 @@ async fn running_leases_are_extended_with_the_newest_nonce() {
     session.event(node.started(&claims, receipt)).await;
     session.acked(1).await;
     let extension = loop {
-        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
         session.heartbeat().await;
-        let wait = std::time::Duration::from_millis(300);
+        let wait = Duration::from_millis(300);
         if let Ok(Kind::Extension(extension)) = tokio::time::timeout(wait, session.next()).await {
             break extension;
         }
@@ -417,7 +424,7 @@ async fn a_restart_keeps_keys_and_a_second_control_is_kept_out() {
     let hot = nimbus_api::dsse::SigningKey::from_file_text(&hot).unwrap();
     assert_eq!(hot.verifying_key(), set.keys[0].key);
     let args = client::args(client::data(folder.path()));
-    let clock = std::sync::Arc::new(nimbus_api::clock::SystemClock);
+    let clock = Arc::new(SystemClock);
     let second = Server::start(&args, clock.clone()).await.unwrap_err();
     assert_eq!(second.exit(), Exit::Locked);
     server.stop().await;
@@ -444,7 +451,7 @@ async fn the_join_listener_shows_the_ca_whose_hash_the_token_carries() {
     let ca = rustls::pki_types::CertificateDer::from_pem_slice(admin.ca_pem.as_bytes()).unwrap();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.clone()).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -452,10 +459,56 @@ async fn the_join_listener_shows_the_ca_whose_hash_the_token_carries() {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = tokio::net::TcpStream::connect(server.endpoints().join).await.unwrap();
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from("localhost").unwrap();
     let stream = connector.connect(name, stream).await.unwrap();
     let chain = stream.get_ref().1.peer_certificates().unwrap();
     assert_eq!((chain.len(), &chain[1]), (2, &ca));
+    server.stop().await;
+}
+
+/// The node is in session but holds no lease that it told of: only its silence is seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_set_forward_ends_a_lease_late_and_then_its_node_is_told() {
+    const HOUR: i64 = 3600;
+    let folder = tempfile::tempdir().unwrap();
+    // So that certificates made after the step are valid by the real clock, too.
+    let begin = SystemClock.unix().0 - 2 * HOUR;
+    let clock = Arc::new(ManualClock::at(BootNanos(0).plus_seconds(1000), UnixSeconds(begin)));
+    let passed = |seconds: u64, stepped: i64| {
+        let since = i64::try_from(seconds).unwrap();
+        let boottime = BootNanos(0).plus_seconds(1000 + seconds);
+        clock.set(boottime, UnixSeconds(begin + since + stepped));
+    };
+    let args = client::args(client::data(folder.path()));
+    let server = Server::start(&args, Arc::<ManualClock>::clone(&clock)).await.unwrap();
+    let admin = client::admin(folder.path()).await;
+    let node = Node::join(folder.path(), "n1").await;
+    let mut session = node.session(vec![]).await;
+    let job = client::submit(&admin).await;
+    let (claims, _grant) = session.grant().await;
+    client::reach(&admin, &job.name, JobState::Leased).await;
+
+    // Long after the lease's end by the wall clock, which is not by what has passed.
+    passed(60, HOUR);
+    tokio::time::sleep(3 * SWEEP).await;
+    assert_eq!(client::get(&admin, &job.name).await.state(), JobState::Leased);
+    server.stop().await;
+    let server = Server::start(&args, Arc::<ManualClock>::clone(&clock)).await.unwrap();
+    let admin = client::admin(folder.path()).await;
+    passed(800, HOUR);
+    tokio::time::sleep(3 * SWEEP).await;
+    assert_eq!(client::get(&admin, &job.name).await.state(), JobState::Leased);
+
+    let mut node = node;
+    node.moved_to(&server);
+    let mut session = node.session(vec![]).await;
+    session.acked(0).await;
+    passed(60 + 900 + 60, HOUR);
+    let (lease, reason) = session.revoked().await;
+    assert_eq!((lease, reason.as_str()), (claims.lease_id.to_string(), "lease.stale"));
+    let job = client::get(&admin, &job.name).await;
+    assert!(matches!(job.state(), JobState::Queued | JobState::Leased), "{job:?}");
+    assert_eq!(job.attempts[0].reason, "node.lost");
     server.stop().await;
 }

@@ -27,7 +27,7 @@ use super::files::{self, expect_private, lstat, open_dir, private_dir};
 use super::refuse::{internal, tampered};
 
 /// Raised when unpacking comes to mean something else; part of every rootfs digest.
-pub const UNPACKER_VERSION: &str = "v1";
+pub const UNPACKER_VERSION: &str = "v2";
 const LAYERS_DIR: &str = "layers";
 const TREE_DIR: &str = "fs";
 const MARKER: &str = "layer.json";
@@ -130,7 +130,15 @@ impl Layers {
         files::write_atomically(made.scratch, &made.dir, MARKER, &text)?;
         // One sync of the file system instead of one of each file.
         fs::syncfs(&made.dir).map_err(failed)?;
-        fs::renameat(made.scratch, &made.name, &self.dir, chain_id.hex()).map_err(failed)?;
+        match fs::renameat(made.scratch, &made.name, &self.dir, chain_id.hex()) {
+            // Somebody made it from another blob of the same content meanwhile.
+            Err(Errno::EXIST | Errno::NOTEMPTY) => {
+                made.discard()?;
+                let lost = || tampered(format!("layer {chain_id} has gone"));
+                return self.find(&chain_id)?.ok_or_else(lost);
+            }
+            renamed => renamed.map_err(failed)?,
+        }
         made.kept = true;
         fs::fsync(&self.dir).map_err(failed)?;
         Ok(marker)
@@ -243,7 +251,7 @@ mod tests {
     fn chain_ids_and_rootfs_digest_are_those_of_the_documents() {
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         assert_eq!(chain_ids(&[a, b]), [a, Digest::of(format!("{a} {b}").as_bytes())]);
-        let text = format!("nimbus-rootfs-v1\nv1\n{a}\n{b}\n");
+        let text = format!("nimbus-rootfs-v1\nv2\n{a}\n{b}\n");
         assert_eq!(rootfs_digest(&[a, b]), Digest::of(text.as_bytes()));
         assert_ne!(rootfs_digest(&[a, b]), rootfs_digest(&[b, a]));
     }

@@ -113,18 +113,21 @@ impl Default for ImageLimits {
     }
 }
 
-/// When one `prepare` must be done, and whether it is still wanted.
+/// When one `prepare` must be done, and whether it is still wanted. Waiting for somebody else who is at
+/// the same does not count, or that one's trouble would be ours; it has a limit of its own, as long.
 #[derive(Debug, Clone)]
 pub(super) struct Deadline {
     at: Instant,
     seconds: u64,
+    waiting_left: Duration,
     stop: Stop,
 }
 
 impl Deadline {
     /// `stop` ends it before its time.
     pub(super) fn unless(stop: Stop, seconds: u64) -> Self {
-        Self { at: Instant::now() + Duration::from_secs(seconds), seconds, stop }
+        let time = Duration::from_secs(seconds);
+        Self { at: Instant::now() + time, seconds, waiting_left: time, stop }
     }
 
     #[cfg(test)]
@@ -136,19 +139,56 @@ impl Deadline {
         self.at.saturating_duration_since(Instant::now())
     }
 
+    /// How much longer somebody else may be waited for.
+    pub(super) const fn waiting_left(&self) -> Duration {
+        self.waiting_left
+    }
+
+    /// Somebody else was waited for.
+    pub(super) fn waited(&mut self, time: Duration) {
+        self.waiting_left = self.waiting_left.saturating_sub(time);
+        self.at += time;
+    }
+
     /// Completes when there is no more reason to wait for anything.
     pub(super) async fn over(&self) {
         let _either = tokio::time::timeout(self.remaining(), self.stop.cancelled()).await;
     }
 
+    /// Whether it is still wanted.
+    pub(super) fn check_wanted(&self) -> Result<(), Refusal> {
+        if self.stop.is_cancelled() {
+            let why = "it is not wanted any more";
+            return Err(Refusal::with(RefusalCode::ImageFetchFailed, why));
+        }
+        Ok(())
+    }
+
+    /// Whether it is still wanted and there is time.
     pub(super) fn check(&self) -> Result<(), Refusal> {
-        let why = if self.stop.is_cancelled() {
-            "it is not wanted any more".to_owned()
-        } else if self.remaining().is_zero() {
-            format!("it took longer than {} s", self.seconds)
-        } else {
-            return Ok(());
-        };
-        Err(Refusal::with(RefusalCode::ImageFetchFailed, why))
+        self.check_wanted()?;
+        if self.remaining().is_zero() {
+            let why = format!("it took longer than {} s", self.seconds);
+            return Err(Refusal::with(RefusalCode::ImageFetchFailed, why));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_somebody_else_leaves_the_time_for_ones_own_work() {
+        let mut deadline = Deadline::after(10);
+        let at = deadline.at;
+        for (waited, left) in [(3, 7), (8, 0)] {
+            let before = deadline.at;
+            deadline.waited(Duration::from_secs(waited));
+            assert_eq!(deadline.at, before + Duration::from_secs(waited));
+            assert_eq!(deadline.waiting_left(), Duration::from_secs(left));
+        }
+        assert_eq!(deadline.at, at + Duration::from_secs(11));
     }
 }

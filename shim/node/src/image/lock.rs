@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nimbus_api::{Refusal, RefusalCode};
 
@@ -41,23 +41,26 @@ impl<K: Clone + Eq + Hash> Locks<K> {
         &self,
         key: K,
         what: impl Display,
-        deadline: &Deadline,
+        deadline: &mut Deadline,
     ) -> Result<Guard<'_, K>, Refusal> {
+        let begun = Instant::now();
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         while held.contains(&key) {
-            if deadline.remaining().is_zero() {
+            let left = deadline.waiting_left().saturating_sub(begun.elapsed());
+            if left.is_zero() {
                 return Err(Refusal::with(
                     RefusalCode::ImagePreparing,
                     format!("{what} is being prepared for somebody else"),
                 ));
             }
-            deadline.check()?;
-            let pause = deadline.remaining().min(LOOK);
+            deadline.check_wanted()?;
+            let pause = left.min(LOOK);
             let woken = self.freed.wait_timeout(held, pause);
             (held, _) = woken.unwrap_or_else(PoisonError::into_inner);
         }
         held.insert(key.clone());
         drop(held);
+        deadline.waited(begun.elapsed());
         Ok(Guard { locks: self, key })
     }
 }
@@ -77,25 +80,43 @@ mod tests {
     #[test]
     fn a_held_key_makes_others_wait_and_then_refuses_them() {
         let locks = Locks::default();
-        let far = Deadline::after(60);
-        let held = locks.lock("a", "a", &far).unwrap();
-        let refused = locks.lock("a", "a", &Deadline::after(0)).unwrap_err();
+        let mut far = Deadline::after(60);
+        let held = locks.lock("a", "a", &mut far).unwrap();
+        let refused = locks.lock("a", "a", &mut Deadline::after(0)).unwrap_err();
         assert_eq!(refused.code, RefusalCode::ImagePreparing);
-        drop(locks.lock("b", "b", &far).unwrap());
+        drop(locks.lock("b", "b", &mut far).unwrap());
         drop(held);
-        drop(locks.lock("a", "a", &far).unwrap());
+        drop(locks.lock("a", "a", &mut far).unwrap());
     }
 
     #[test]
     fn a_wait_that_was_called_off_ends() {
         let locks = Locks::default();
-        let _held = locks.lock("a", "a", &Deadline::after(60)).unwrap();
+        let _held = locks.lock("a", "a", &mut Deadline::after(60)).unwrap();
         let stop = Stop::new();
-        let deadline = Deadline::unless(stop.clone(), 60);
+        let mut deadline = Deadline::unless(stop.clone(), 60);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| locks.lock("a", "a", &deadline).map(drop));
+            let waiting = scope.spawn(|| locks.lock("a", "a", &mut deadline).map(drop));
+            // It waits by now, and has looked more than once.
+            std::thread::sleep(LOOK * 3);
+            assert!(!waiting.is_finished());
             stop.cancel();
             assert_eq!(waiting.join().unwrap().unwrap_err().code, RefusalCode::ImageFetchFailed);
         });
+    }
+
+    #[test]
+    fn waiting_for_somebody_else_is_counted_as_that() {
+        let locks = Locks::default();
+        let held = locks.lock("a", "a", &mut Deadline::after(60)).unwrap();
+        let mut deadline = Deadline::after(60);
+        let wait = LOOK * 5;
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| locks.lock("a", "a", &mut deadline).map(drop));
+            std::thread::sleep(wait);
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
+        assert!(deadline.waiting_left() + wait <= Duration::from_mins(1));
     }
 }

@@ -10,7 +10,8 @@
 //! ids; every layer's blob is hashed before it is parsed and its uncompressed stream while it is
 //! unpacked. A layer that is here already, under the same diff ids below it, is not fetched again.
 //!
-//! On disk, below a root-only directory that one process at a time has locked: `images/` and
+//! On disk, below a root-only directory that one process at a time has locked: `images/<unpacker
+//! version>/` and
 //! `documents/` ([`record`]), `layers/` ([`layers`]), and `tmp/`, which is emptied when the store is
 //! opened; everything else appears by a rename of something whole and synced.
 //!
@@ -18,9 +19,9 @@
 //! `image.missing` as `b.example/x` until that name has been asked for it too, because policy goes
 //! by names; the layers are shared.
 //!
-//! Who waits for whom: calls for one name and digest for each other, and calls that fetch one layer
-//! from one place; so nobody waits for a registry that somebody else has chosen, though a layer may
-//! then come twice. For unpacking and writing, which are local, everybody waits for the one at it.
+//! Who waits for whom: calls for one name and digest for each other, calls that fetch one blob from one
+//! place, and calls that unpack one blob, which is local work; so nobody waits for a registry or for
+//! bytes that somebody else has chosen and he has not, though a layer may then come twice.
 //!
 //! Calls block: on files, on a registry, on another thread that prepares the same image. Call from
 //! a thread that may, never from an async worker. Limits are in [`limits`].
@@ -145,15 +146,20 @@ pub struct ImageStore {
     known: Mutex<HashMap<Digest, Arc<Image>>>,
     /// By name and digest, while an image is fetched.
     image_locks: Locks<(String, Digest)>,
-    /// By where from and chain id, while a layer is fetched.
-    transfer_locks: Locks<(String, Digest)>,
-    /// By chain id, while a layer is unpacked.
-    layer_locks: Locks<Digest>,
+    /// By where from and which layer, while it is fetched.
+    transfer_locks: Locks<(String, LayerKey)>,
+    /// While a layer is unpacked.
+    layer_locks: Locks<LayerKey>,
     /// By digest, while what is known of an image is written.
     record_locks: Locks<Digest>,
     /// Held for its lock.
     _lock: OwnedFd,
 }
+
+/// A layer that is being made: the chain id that it is said to have, and the digest of its blob. Only
+/// unpacking shows whether the one belongs to the other, and until then nobody whose blob is another
+/// waits for it.
+type LayerKey = (Digest, Digest);
 
 /// An image that is whole and checked.
 #[derive(Debug)]
@@ -219,7 +225,7 @@ impl ImageStore {
     /// Many calls for one image do the work once.
     pub fn prepare(&self, image: &ImageRequest, stop: &Stop) -> Result<MeasuredImage, Refusal> {
         let seconds = self.config.limits.prepare_seconds;
-        self.prepare_image(image, &Deadline::unless(stop.clone(), seconds))
+        self.prepare_image(image, Deadline::unless(stop.clone(), seconds))
     }
 
     /// The image as it is in the store: nothing is fetched.
@@ -310,7 +316,7 @@ fn lock(root: &std::fs::File) -> Result<OwnedFd, Errno> {
 fn parts(root: &std::fs::File, depth: usize) -> Result<(OwnedFd, OwnedFd, OwnedFd, Layers), Errno> {
     let scratch = private_dir(root, "tmp")?;
     layers::empty(&scratch, depth)?;
-    let images = private_dir(root, "images")?;
+    let images = private_dir(private_dir(root, "images")?, UNPACKER_VERSION)?;
     let documents = private_dir(root, "documents")?;
     Ok((scratch, images, documents, Layers::open(root)?))
 }

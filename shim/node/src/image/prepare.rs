@@ -34,7 +34,7 @@ impl ImageStore {
     pub(super) fn prepare_image(
         &self,
         request: &ImageRequest,
-        deadline: &Deadline,
+        mut deadline: Deadline,
     ) -> Result<MeasuredImage, Refusal> {
         let source = ImageSource::parse(&request.name)?;
         let platform = self.expect_platform(&request.platform)?;
@@ -45,16 +45,16 @@ impl ImageStore {
             return self.checked(&image, &request.name);
         }
         let key = (request.name.clone(), request.digest);
-        let _held = self.image_locks.lock(key, &request.name, deadline)?;
+        let _held = self.image_locks.lock(key, &request.name, &mut deadline)?;
         if let Some(image) = known()? {
             return self.checked(&image, &request.name);
         }
         let place = source.place();
         let mut transport = self.transport(source)?;
-        let documents = self.fetch(&mut *transport, &request.digest, &platform, deadline)?;
-        let layers = self.layers((&mut *transport, &place), &documents, deadline)?;
+        let documents = self.fetch(&mut *transport, &request.digest, &platform, &deadline)?;
+        let layers = self.layers((&mut *transport, &place), &documents, &mut deadline)?;
         let mut record = self.new_record(request.digest, &documents, &layers)?;
-        let _held = self.record_locks.lock(request.digest, request.digest, deadline)?;
+        let _held = self.record_locks.lock(request.digest, request.digest, &mut deadline)?;
         let known = self.image(&request.digest)?;
         record.names = known.map(|image| image.record.names.clone()).unwrap_or_default();
         record.add(&request.name, self.config.limits.names);
@@ -189,7 +189,7 @@ impl ImageStore {
         &self,
         (transport, place): (&mut dyn Transport, &str),
         documents: &Documents,
-        deadline: &Deadline,
+        deadline: &mut Deadline,
     ) -> Result<Vec<Marker>, Refusal> {
         let (manifest, config) = (&documents.manifest.2, &documents.config.2);
         let chain = chain_ids(&config.diff_ids);
@@ -220,16 +220,17 @@ impl ImageStore {
         layer: &LayerRef,
         lower: &Stack,
         ids: (Digest, Digest),
-        (bytes_left, deadline): (u64, &Deadline),
+        (bytes_left, deadline): (u64, &mut Deadline),
     ) -> Result<Marker, Refusal> {
         let (chain_id, _) = ids;
-        let key = (place.to_owned(), chain_id);
+        let layer_key = (chain_id, layer.blob.digest);
+        let key = (place.to_owned(), layer_key);
         let _fetching = self.transfer_locks.lock(key, chain_id, deadline)?;
         if let Some(marker) = self.unpacked.find(&chain_id)? {
             return Ok(marker);
         }
         let blob = self.blob(transport, layer, deadline)?;
-        let _unpacking = self.layer_locks.lock(chain_id, chain_id, deadline)?;
+        let _unpacking = self.layer_locks.lock(layer_key, chain_id, deadline)?;
         match self.unpacked.find(&chain_id)? {
             Some(marker) => Ok(marker),
             None => self.unpack((blob, layer), lower, ids, (bytes_left, deadline)),

@@ -1,5 +1,5 @@
-//! What the store remembers of an image: `images/<digest>.json`, and the documents themselves in
-//! `documents/<digest>`.
+//! What the store remembers of an image: `images/<unpacker version>/<digest>.json`, and the documents
+//! themselves in `documents/<digest>`.
 //!
 //! The record says which names the image was fetched under and what was found in its merged tree;
 //! all else is read again from the documents, whose digests are checked each time. So a record can
@@ -15,7 +15,7 @@ const RECORD_VERSION: u32 = 1;
 /// Names are at most [`super::request::NAME_BYTES_MAX`] long and [`super::limits::NAMES_MAX`] many.
 pub(super) const RECORD_BYTES_MAX: u64 = 256 << 10;
 
-/// What `images/<digest>.json` says.
+/// What `<digest>.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Record {

@@ -35,8 +35,18 @@ const USER_AGENT: &str = concat!("nimbus-node/", env!("CARGO_PKG_VERSION"));
 /// One repository of a registry, and what its transfers run on.
 #[derive(Debug)]
 pub(super) struct Registry {
-    runtime: tokio::runtime::Runtime,
+    /// Taken when it is dropped.
+    runtime: Option<tokio::runtime::Runtime>,
     remote: Remote,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // A resolver that does not answer must not be waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -62,7 +72,7 @@ impl Registry {
             client: client(plain, insecure)?,
             token: None,
         };
-        Ok(Self { runtime, remote })
+        Ok(Self { runtime: Some(runtime), remote })
     }
 }
 
@@ -140,7 +150,9 @@ impl Transport for Registry {
         sink: &mut dyn Sink,
         deadline: &Deadline,
     ) -> Result<(), TransportError> {
-        self.runtime.block_on(within(deadline, self.remote.fetch(wanted, digest, sink)))
+        let gone = || internal("fetching", std::io::Error::other("the event loop is gone"));
+        let runtime = self.runtime.as_ref().ok_or_else(gone)?;
+        runtime.block_on(within(deadline, self.remote.fetch(wanted, digest, sink)))
     }
 }
 

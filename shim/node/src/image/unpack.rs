@@ -7,10 +7,10 @@
 //!
 //! OCI whiteouts become overlayfs's: a character device 0:0, or `trusted.overlay.opaque`. They say
 //! something of lower layers only, wherever in the archive they stand, and so they are noted first
-//! and made last: only where lower layers have something that no other whiteout of this layer has
-//! hidden, so that none ever shows, and nothing is there for the sake of a whiteout below it. A
-//! directory that a layer implies but does not list has the attributes of the one below it, else
-//! 0755, root, 1970.
+//! and made last: only where lower layers have something that neither another whiteout nor an entry
+//! of this layer has hidden, so that none ever shows, and nothing is there for the sake of a whiteout
+//! below it. A directory that a layer implies but does not list has the attributes of the one below
+//! it, if that is not hidden, else 0755, root, 1970; that is decided last as well.
 //!
 //! Kept: numeric owners below 2^31, all mode bits (set-user-id too: jobs run with no_new_privs on a
 //! nosuid mount, where it does nothing), times, `user.*` attributes. A later entry of the same path
@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nimbus_api::Refusal;
@@ -58,6 +59,10 @@ pub(super) struct Unpacker<'a> {
     whiteouts: BTreeMap<Vec<u8>, Whiteout>,
     /// Directories in the place of something that this layer had put there.
     replaced: BTreeSet<Vec<u8>>,
+    /// Directories that were made because something is in them.
+    implied: BTreeSet<Vec<u8>>,
+    /// Those of them that were listed later.
+    listed: BTreeSet<Vec<u8>>,
     /// The directory that the last entry was in.
     last_parent: Option<(Vec<u8>, OwnedFd)>,
     buffer: Vec<u8>,
@@ -80,6 +85,8 @@ impl<'a> Unpacker<'a> {
             times: HashMap::new(),
             whiteouts: BTreeMap::new(),
             replaced: BTreeSet::new(),
+            implied: BTreeSet::new(),
+            listed: BTreeSet::new(),
             last_parent: None,
             buffer: vec![0; COPY_BYTES],
         };
@@ -100,14 +107,16 @@ impl<'a> Unpacker<'a> {
             EntryKind::Symlink { target } => self.symlink(entry, target),
             EntryKind::HardLink { target } => self.hard_link(entry, target),
             EntryKind::Fifo => self.fifo(entry),
-            EntryKind::Whiteout => self.note(&entry.path, Whiteout::All),
-            EntryKind::Opaque => self.note(&entry.path, Whiteout::Content),
+            EntryKind::Whiteout => self.whiteout(&entry.path, Whiteout::All),
+            EntryKind::Opaque => self.whiteout(&entry.path, Whiteout::Content),
         }
     }
 
-    /// Makes the whiteouts and sets the times of directories; the number of entries.
+    /// Makes the whiteouts, gives implied directories their attributes and sets the times of all; the
+    /// number of entries.
     pub(super) fn finish(mut self) -> Result<u64, Refusal> {
         self.make_whiteouts()?;
+        self.dress_implied()?;
         self.last_parent = None;
         let times = &self.times;
         tree::for_each_directory(&self.root, self.limits.depth, &mut |dir, stat| {
@@ -143,6 +152,9 @@ impl<'a> Unpacker<'a> {
                 other => self.new_directory(parent.as_fd(), &entry.path, other.is_some())?,
             }
         };
+        if self.implied.contains(entry.path.as_bytes()) {
+            self.listed.insert(entry.path.as_bytes().to_vec());
+        }
         self.dress_directory(dir.as_fd(), &entry.attributes).map_err(failed)
     }
 
@@ -249,28 +261,59 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    fn note(&mut self, path: &LayerPath, what: Whiteout) -> Result<(), Refusal> {
+    /// Notes a whiteout.
+    fn whiteout(&mut self, path: &LayerPath, what: Whiteout) -> Result<(), Refusal> {
         if path.is_root() {
             return Err(hostile("a layer that hides the whole root below it"));
         }
-        if self.is_below(path)? {
-            let noted = self.whiteouts.entry(path.as_bytes().to_vec()).or_insert(what);
-            *noted = what.max(*noted);
-        }
+        let noted = self.whiteouts.entry(path.as_bytes().to_vec()).or_insert(what);
+        *noted = what.max(*noted);
         Ok(())
     }
 
     fn make_whiteouts(&mut self) -> Result<(), Refusal> {
-        for (path, what) in self.whiteouts.clone() {
-            if self.is_hidden(&path) {
+        let mut last: Option<Vec<u8>> = None;
+        loop {
+            let after = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let mut rest = self.whiteouts.range::<[u8], _>((after, Bound::Unbounded));
+            let Some((path, what)) = rest.next() else { return Ok(()) };
+            let (bytes, what) = (path.clone(), *what);
+            self.deadline.check()?;
+            let path = LayerPath::parse(&bytes, self.limits)?;
+            if !self.is_covered(&path, what)? && self.is_below(&path)? {
+                match what {
+                    Whiteout::All => self.hide(&path)?,
+                    Whiteout::Content => self.hide_content(&path)?,
+                }
+            }
+            last = Some(bytes);
+        }
+    }
+
+    /// Whether this layer has put something else than a directory where the whiteout would be.
+    fn is_covered(&self, path: &LayerPath, what: Whiteout) -> Result<bool, Refusal> {
+        let dir = match what {
+            Whiteout::All => path.split().0,
+            Whiteout::Content => path.as_bytes(),
+        };
+        match open_dir(&self.root, dot_if_empty(dir)) {
+            Ok(_) | Err(Errno::NOENT) => Ok(false),
+            Err(Errno::NOTDIR | Errno::LOOP) => Ok(true),
+            Err(error) => Err(internal(&format!("opening {}", shown(dir)), error)),
+        }
+    }
+
+    fn dress_implied(&mut self) -> Result<(), Refusal> {
+        for path in std::mem::take(&mut self.implied) {
+            self.deadline.check()?;
+            // Also where it was listed: something was to go through what is there.
+            let below = self.directory_below(&LayerPath::parse(&path, self.limits)?)?;
+            if self.listed.contains(&path) {
                 continue;
             }
-            let path = LayerPath::parse(&path, self.limits)?;
-            self.deadline.check()?;
-            match what {
-                Whiteout::All => self.hide(&path)?,
-                Whiteout::Content => self.hide_content(&path)?,
-            }
+            let dir = open_dir(&self.root, &path)
+                .map_err(|error| internal(&format!("opening {}", shown(&path)), error))?;
+            self.imply(dir.as_fd(), below.as_ref())?;
         }
         Ok(())
     }
@@ -333,16 +376,17 @@ impl<'a> Unpacker<'a> {
     /// A directory has gone: so has what is remembered of it.
     fn forget(&mut self, path: &[u8]) {
         self.last_parent = None;
-        self.replaced.remove(path);
-        let below = [path, b"/"].concat();
-        let gone: Vec<Vec<u8>> = self
-            .replaced
-            .range(below.clone()..)
-            .take_while(|dir| dir.starts_with(&below))
-            .cloned()
-            .collect();
-        for dir in gone {
-            self.replaced.remove(&dir);
+        for remembered in [&mut self.replaced, &mut self.implied, &mut self.listed] {
+            remembered.remove(path);
+            let below = [path, b"/"].concat();
+            let gone: Vec<Vec<u8>> = remembered
+                .range(below.clone()..)
+                .take_while(|dir| dir.starts_with(&below))
+                .cloned()
+                .collect();
+            for dir in gone {
+                remembered.remove(&dir);
+            }
         }
     }
 
@@ -382,10 +426,8 @@ impl<'a> Unpacker<'a> {
                 }
                 None => {
                     self.count_entry()?;
-                    let below = self.directory_below(&part)?;
-                    let made = self.new_directory(&dir, &part, false)?;
-                    self.imply(made.as_fd(), below.as_ref())?;
-                    made
+                    self.implied.insert(part.as_bytes().to_vec());
+                    self.new_directory(&dir, &part, false)?
                 }
             };
         }

@@ -99,40 +99,52 @@ async fn launch(jobs: &Arc<Jobs>, assignment: &Assignment, container: &str) -> R
 }
 
 /// Fetches the image and has its attestations checked, so that `Admit` finds both done. Not before
-/// there is a place for it, and not longer than control leaves the lease: then it is over only when
-/// everything that the fetch held has been let go.
+/// there is a place for it, and not longer than the lease may still be started: then it is over only
+/// when everything that the fetch held has been let go.
 async fn prepare(jobs: &Arc<Jobs>, claims: &LeaseClaims) -> Result<(), Refusal> {
     let [image] = claims.images.as_slice() else { return Ok(()) };
     let internal = |error: &dyn std::fmt::Display| Refusal::with(RefusalCode::NodeInternal, error);
     let place = tokio::select! {
         place = Arc::clone(&jobs.preparing).acquire_owned() => place,
-        refusal = revoked(jobs, &claims.lease_id) => return Err(refusal),
+        refusal = unwanted(jobs, claims) => return Err(refusal),
     };
     let place = place.map_err(|closed| internal(&closed))?;
-    let (agent, image, claims) = (Arc::clone(&jobs.agent), image.clone(), claims.clone());
-    let id = claims.lease_id.clone();
+    let (agent, image, of) = (Arc::clone(&jobs.agent), image.clone(), claims.clone());
     let stop = Stop::new();
     let until = stop.clone();
     let _when_dropped = stop.clone().drop_guard();
     let mut work = tokio::task::spawn_blocking(move || {
         let _place = place;
         let policy = agent.trust().policy();
-        let bundles = agent.bundles.of(&claims.lease_id)?;
+        let bundles = agent.bundles.of(&of.lease_id)?;
         nimbus_hooks::may_fetch(&policy, &image, bundles.list.len())?;
         let measured = agent.images.prepare(&image, &until)?;
+        if until.is_cancelled() {
+            return Ok(());
+        }
         let policy = agent.trust().policy();
         // The answers stay in caches; what they mean is for admission.
-        let _warm = gather::attestations(&agent, &claims, &policy, &Ok(measured));
-        let _warm = agent.filter(&claims.seccomp.profile, &claims.capabilities);
+        let _warm = gather::attestations(&agent, &of, &policy, &Ok(measured));
+        let _warm = agent.filter(&of.seccomp.profile, &of.capabilities);
         Ok(())
     });
     tokio::select! {
         done = &mut work => done.map_err(|error| internal(&error))?,
-        refusal = revoked(jobs, &id) => {
+        refusal = unwanted(jobs, claims) => {
             stop.cancel();
             let _its_outcome_means_nothing_now = work.await;
             Err(refusal)
         }
+    }
+}
+
+/// Completes when the lease will not be started any more: control has taken it back, or it is too late.
+async fn unwanted(jobs: &Jobs, claims: &LeaseClaims) -> Refusal {
+    let left = claims.start_by.0.saturating_sub(jobs.agent.clock.unix().0);
+    let late = tokio::time::sleep(Duration::from_secs(u64::try_from(left).unwrap_or(0) + 1));
+    tokio::select! {
+        refusal = revoked(jobs, &claims.lease_id) => refusal,
+        () = late => Refusal::with(RefusalCode::LeaseStartLate, "the image was not there in time"),
     }
 }
 
@@ -292,39 +304,75 @@ mod tests {
     use crate::logs::LogTable;
     use crate::testing::{NoAnswer, World};
 
-    /// Yields until something is so; the test's own limit of time ends it otherwise.
+    /// Yields until something is so.
     async fn until(so: impl Fn() -> bool) {
-        while !so() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let looking = async {
+            while !so() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), looking).await.unwrap();
+    }
+
+    /// Jobs of an agent whose registries do not answer, with a lease.
+    fn jobs(dir: &std::path::Path) -> (Arc<NoAnswer>, Arc<Jobs>, LeaseClaims) {
+        let images = Arc::new(NoAnswer::default());
+        let world = World { images: Arc::<NoAnswer>::clone(&images), ..World::new() };
+        let agent = world.agent(dir);
+        let claims = World::grant(&agent);
+        let logs = Arc::new(LogTable::load(&dir.join("logs"), |_, _| true).unwrap());
+        (images, Jobs::new(agent, Containerd::new(&dir.join("none")), logs), claims)
+    }
+
+    fn preparing(
+        jobs: &Arc<Jobs>,
+        claims: &LeaseClaims,
+    ) -> tokio::task::JoinHandle<Result<(), Refusal>> {
+        let (jobs, claims) = (Arc::clone(jobs), claims.clone());
+        tokio::spawn(async move { prepare(&jobs, &claims).await })
+    }
+
+    fn cancel(jobs: &Jobs, claims: &LeaseClaims) {
+        let revoked = Revoked { code: RefusalCode::JobCancelled, message: String::new() };
+        jobs.agent.revoke(&claims.lease_id, &revoked).unwrap();
     }
 
     #[tokio::test]
     async fn a_fetch_that_nobody_wants_any_more_ends_and_frees_its_place() {
         let dir = tempfile::tempdir().unwrap();
-        let images = Arc::new(NoAnswer::default());
-        let world = World { images: Arc::<NoAnswer>::clone(&images), ..World::new() };
-        let agent = world.agent(dir.path());
-        let claims = World::grant(&agent);
-        let id = claims.lease_id.clone();
-        let logs = Arc::new(LogTable::load(&dir.path().join("logs"), |_, _| true).unwrap());
-        let jobs = Jobs::new(agent, Containerd::new(&dir.path().join("none")), logs);
+        let (images, jobs, claims) = jobs(dir.path());
         let places = jobs.preparing.available_permits();
         let waiting = || images.waiting.load(Ordering::SeqCst);
 
-        let (copy, of) = (Arc::clone(&jobs), claims.clone());
-        let dropped = tokio::spawn(async move { prepare(&copy, &of).await });
+        let dropped = preparing(&jobs, &claims);
         until(|| waiting() == 1).await;
         assert_eq!(jobs.preparing.available_permits(), places - 1);
         dropped.abort();
         until(|| waiting() == 0 && jobs.preparing.available_permits() == places).await;
 
-        let copy = Arc::clone(&jobs);
-        let cancelled = tokio::spawn(async move { prepare(&copy, &claims).await });
-        until(|| waiting() == 1).await;
-        let code = RefusalCode::JobCancelled;
-        jobs.agent.revoke(&id, &Revoked { code, message: String::new() }).unwrap();
-        assert_eq!(cancelled.await.unwrap().unwrap_err().code, code);
+        let late = LeaseClaims { start_by: jobs.agent.clock.unix(), ..claims.clone() };
+        let refusal = preparing(&jobs, &late).await.unwrap().unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::LeaseStartLate);
         assert_eq!((waiting(), jobs.preparing.available_permits()), (0, places));
+
+        let cancelled = preparing(&jobs, &claims);
+        until(|| waiting() == 1).await;
+        cancel(&jobs, &claims);
+        assert_eq!(cancelled.await.unwrap().unwrap_err().code, RefusalCode::JobCancelled);
+        assert_eq!((waiting(), jobs.preparing.available_permits()), (0, places));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_can_be_cancelled() {
+        let dir = tempfile::tempdir().unwrap();
+        let (images, jobs, claims) = jobs(dir.path());
+        let places = u32::try_from(jobs.preparing.available_permits()).unwrap();
+        let _all = jobs.preparing.acquire_many(places).await.unwrap();
+        let cancelled = preparing(&jobs, &claims);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!cancelled.is_finished());
+        cancel(&jobs, &claims);
+        assert_eq!(cancelled.await.unwrap().unwrap_err().code, RefusalCode::JobCancelled);
+        assert_eq!(images.waiting.load(Ordering::SeqCst), 0);
     }
 }

@@ -16,7 +16,7 @@ use crate::image::*;
 
 /// Writes tars that no tar program would.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tar(Vec<u8>);
+pub(super) struct Tar(pub(super) Vec<u8>);
 
 impl Tar {
     pub(super) fn dir(self, path: &str) -> Self {
@@ -241,12 +241,15 @@ impl Place {
 
     /// What is left in the store's working directory, and the layers it has.
     pub(super) fn leftovers(&self) -> (Vec<String>, Vec<String>) {
-        (listing(&self.root().join("tmp")), names(&self.root().join("layers/v1")))
+        (
+            listing(&self.root().join("tmp")),
+            names(&self.root().join("layers").join(UNPACKER_VERSION)),
+        )
     }
 
     /// The tree of a layer.
     pub(super) fn tree(&self, chain_id: &Digest) -> PathBuf {
-        self.root().join("layers/v1").join(chain_id.hex()).join("fs")
+        self.root().join("layers").join(UNPACKER_VERSION).join(chain_id.hex()).join("fs")
     }
 }
 

@@ -137,11 +137,15 @@ fn whiteouts_mean_the_same_wherever_they_stand_in_a_layer() {
         .dir("c")
         .dir("c/d")
         .file("c/d/old", b"o")
-        .dir("kept")
+        .raw(EntryType::Directory, b"kept", b"", 0o700, b"")
         .file("kept/old", b"o")
+        .symlink("link", "c")
         .file("file", b"o")
         .end();
-    let upper: [(&str, &[u8]); 6] = [
+    let upper: [(&str, &[u8]); 8] = [
+        // Gone with the link, although something is to go behind it, and a directory in its place.
+        ("link/.wh.x", b""),
+        (".wh.link", b""),
         ("c/d/.wh..wh..opq", b""),
         ("c/d/.wh.old", b""),
         ("c/.wh..wh..opq", b""),
@@ -167,7 +171,7 @@ fn whiteouts_mean_the_same_wherever_they_stand_in_a_layer() {
             assert_eq!(merged(&store, &measured), expected, "{entries:?}");
             let devices = place.tree(&chain_ids(&measured.layers)[1]);
             let devices = listing(&devices).into_iter().filter(|line| line.contains("device"));
-            assert_eq!(devices.count(), 1, "only the whiteout of the file: {entries:?}");
+            assert_eq!(devices.count(), 2, "only those of the file and the link: {entries:?}");
         }
     }
 }
@@ -299,7 +303,7 @@ fn a_layer_that_was_replaced_or_changed_is_refused() {
         let request = place.layout("good", &image(&[Layer::gzip(&bottom())]));
         let store = place.store();
         let measured = store.prepare(&request, &Stop::new()).unwrap();
-        change(&place.root().join("layers/v1").join(measured.layers[0].hex()));
+        change(&place.root().join("layers").join(UNPACKER_VERSION).join(measured.layers[0].hex()));
         let code = RefusalCode::ImageRootfsMismatch;
         assert_eq!(store.open_layers(&measured).unwrap_err().code, code, "change {at}");
         assert_eq!(store.measured(&request.name, &request.digest).unwrap_err().code, code);

@@ -147,6 +147,26 @@ fn entries_that_need_what_lower_layers_hide_are_refused() {
     }
 }
 
+/// It says that something below the link or file is gone, which it is: nothing below them shows.
+#[test]
+fn a_whiteout_below_a_link_or_file_of_its_own_layer_means_nothing_and_touches_nothing() {
+    let lower = || Layer::plain(Tar::default().dir("a").file("a/x", b"x").end());
+    for own in [Tar::default().symlink("a", "/etc"), Tar::default().file("a", b"own")] {
+        for name in ["a/.wh.x", "a/.wh..wh..opq"] {
+            let before = Tar::default().file(name, b"");
+            for tar in [own.clone().file(name, b""), Tar([before.0, own.0.clone()].concat())] {
+                let place = Place::new();
+                let layers = [lower(), Layer::plain(tar.clone().end())];
+                let request = place.layout("x", &image(&layers));
+                let store = place.store();
+                let measured = store.prepare(&request, &Stop::new()).unwrap();
+                let view = merged(&store, &measured);
+                assert!(matches!(view.as_slice(), [one] if one.starts_with("a ")), "{view:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn broken_archives_are_refused() {
     let good = Tar::default().file("f", &[b'x'; 2000]).end();

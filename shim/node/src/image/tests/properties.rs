@@ -17,6 +17,13 @@ const KINDS: [EntryType; 7] = [
     EntryType::Char,
 ];
 
+/// How a path ends that says that its directory is opaque.
+const OPAQUE: &str = "/.wh..wh..opq";
+
+fn is_whiteout(path: &str) -> bool {
+    path.contains(".wh.")
+}
+
 fn path() -> impl Strategy<Value = String> {
     let parts = proptest::collection::vec(0..PARTS.len(), 1..4);
     let absolute = any::<bool>();
@@ -86,15 +93,17 @@ fn honest_entries() -> impl Strategy<Value = Vec<(usize, String, String)>> {
         1 => "[abc]/([abc]/)?\\.wh\\.\\.wh\\.\\.opq".prop_map(|name| (0, name)),
     ];
     let entry = (entry, any::<proptest::sample::Index>());
-    let entries = proptest::collection::vec(entry, 1..10);
-    entries.prop_map(|mut entries| {
-        let gone: Vec<String> =
-            entries.iter().map(|((_, name), _)| name.replace(".wh.", "")).collect();
+    proptest::collection::vec(entry, 1..10).prop_map(|mut entries| {
+        let gone: Vec<String> = entries
+            .iter()
+            .filter(|((_, name), _)| is_whiteout(name) && !name.ends_with(OPAQUE))
+            .map(|((_, name), _)| name.replace(".wh.", ""))
+            .collect();
         entries.retain(|((_, name), _)| {
-            let emptied = name.strip_suffix("/.wh..wh..opq");
+            let emptied = name.strip_suffix(OPAQUE);
             emptied.is_none_or(|dir| !gone.iter().any(|gone| gone == dir))
         });
-        entries.sort_by_key(|((_, name), _)| !name.contains(".wh."));
+        entries.sort_by_key(|((_, name), _)| !is_whiteout(name));
         let mut files: Vec<String> = Vec::new();
         let mut made = Vec::new();
         for ((mut kind, name), index) in entries {
@@ -105,7 +114,7 @@ fn honest_entries() -> impl Strategy<Value = Vec<(usize, String, String)>> {
                     _ => kind = 0,
                 }
             }
-            if KINDS[kind].is_file() && !name.contains(".wh.") {
+            if KINDS[kind].is_file() && !is_whiteout(&name) {
                 files.push(name.clone());
             }
             made.push((kind, name, target));
@@ -114,38 +123,72 @@ fn honest_entries() -> impl Strategy<Value = Vec<(usize, String, String)>> {
     })
 }
 
+/// A layer of these entries; each file says which layer and entry it is of.
+fn honest_layer(at: usize, entries: &[(usize, (usize, String, String))]) -> Layer {
+    let tar = entries.iter().fold(Tar::default(), |tar, (n, (kind, path, target))| {
+        let kind = KINDS[*kind];
+        let text = format!("{at} {n}");
+        let data = if kind.is_file() && !is_whiteout(path) { text.as_bytes() } else { b"" };
+        let mode = if at.is_multiple_of(2) { 0o750 } else { 0o711 };
+        tar.raw(kind, path.as_bytes(), target.as_bytes(), mode, data)
+    });
+    Layer::plain(tar.end())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Of what is let in, the merged view is what umoci unpacks.
+    /// Of what is let in, the merged view is what umoci unpacks, and the same wherever in their layers
+    /// the whiteouts stand.
     #[test]
     fn the_merged_view_is_what_another_unpacker_makes(
-        layers in proptest::collection::vec(honest_entries(), 2..4),
+        layers in proptest::collection::vec((honest_entries(), any::<u64>()), 2..4),
     ) {
         let place = Place::new();
-        let layers: Vec<Layer> = layers
+        let store = place.store();
+        let numbered: Vec<(Vec<_>, u64)> = layers
+            .into_iter()
+            .map(|(entries, order)| (entries.into_iter().enumerate().collect(), order))
+            .collect();
+        let honest: Vec<Layer> = numbered
             .iter()
             .enumerate()
-            .map(|(at, entries)| {
-                let tar = entries.iter().enumerate().fold(
-                    Tar::default(),
-                    |tar, (n, (kind, path, target))| {
-                        let kind = KINDS[*kind];
-                        let text = format!("{at} {n}");
-                        let whiteout = path.contains(".wh.");
-                        let data = if kind.is_file() && !whiteout { text.as_bytes() } else { b"" };
-                        let mode = if at % 2 == 0 { 0o750 } else { 0o711 };
-                        tar.raw(kind, path.as_bytes(), target.as_bytes(), mode, data)
-                    },
-                );
-                Layer::plain(tar.end())
-            })
+            .map(|(at, (entries, _))| honest_layer(at, entries))
             .collect();
-        let request = place.layout("x", &image(&layers));
-        let store = place.store();
-        if let Ok(measured) = store.prepare(&request, &Stop::new()) {
-            let theirs = unpacked_by_umoci(&place, &request);
-            prop_assert_eq!(merged(&store, &measured), theirs);
+        let shuffled: Vec<Layer> = numbered
+            .into_iter()
+            .enumerate()
+            .map(|(at, (entries, order))| honest_layer(at, &scattered(entries, order)))
+            .collect();
+        let request = place.layout("x", &image(&honest));
+        let again = place.layout("y", &image(&shuffled));
+        let (outcome, other) =
+            (store.prepare(&request, &Stop::new()), store.prepare(&again, &Stop::new()));
+        if let Ok(measured) = outcome {
+            let view = merged(&store, &measured);
+            prop_assert_eq!(&view, &unpacked_by_umoci(&place, &request));
+            let other = other.map_err(|refusal| TestCaseError::fail(refusal.to_string()))?;
+            prop_assert_eq!(view, merged(&store, &other), "whiteouts elsewhere");
+        } else {
+            prop_assert!(other.is_err());
         }
     }
+}
+
+/// The same entries in the same order, but whiteouts anywhere between them.
+fn scattered<T>(
+    entries: Vec<(T, (usize, String, String))>,
+    order: u64,
+) -> Vec<(T, (usize, String, String))> {
+    let (mut whiteouts, others): (Vec<_>, Vec<_>) =
+        entries.into_iter().partition(|(_, (_, path, _))| is_whiteout(path));
+    let mut scattered = Vec::new();
+    for (at, other) in others.into_iter().enumerate() {
+        scattered.push(other);
+        if order >> (at % 64) & 1 == 1 {
+            scattered.extend(whiteouts.pop());
+        }
+    }
+    scattered.extend(whiteouts);
+    scattered
 }
