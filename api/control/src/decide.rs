@@ -2,7 +2,8 @@
 //!
 //! Outcomes (design, section 5): a process that ended by itself makes the job done, whatever its
 //! exit code; a refusal by policy, image or specification makes it dead at once, because the same
-//! attempt would be refused again; a lost node or lease gets a new attempt while there are any.
+//! attempt would be refused again; a lost node or lease, or an image that could not be fetched, gets a
+//! new attempt while there are any.
 
 use nimbus_api::refusal::{RefusalClass, RefusalCode};
 
@@ -113,6 +114,7 @@ mod tests {
         }
         for code in [
             "image.preparing",
+            "image.fetch_failed",
             "lease.ended",
             "node.internal",
             "keys.missing",

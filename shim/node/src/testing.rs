@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nimbus_api::clock::{BootNanos, ManualClock, UnixSeconds};
@@ -144,9 +144,11 @@ impl Images for OneImage {
     }
 }
 
-/// An image store whose registries never answer: who asks waits for as long as it is wanted.
+/// An image store whose registries do not answer: who asks waits for as long as it is wanted.
 #[derive(Default)]
 pub(crate) struct NoAnswer {
+    /// Set, they say no.
+    pub(crate) answer: AtomicBool,
     /// How many wait now.
     pub(crate) waiting: AtomicUsize,
 }
@@ -154,7 +156,7 @@ pub(crate) struct NoAnswer {
 impl Images for NoAnswer {
     fn prepare(&self, _image: &LeasedImage, stop: &Stop) -> Result<MeasuredImage, Refusal> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && !self.answer.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);

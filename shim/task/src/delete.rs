@@ -67,8 +67,6 @@ pub(crate) fn delete(identity: &Identity) -> Result<(), DeleteError> {
         .enable_all()
         .build()
         .map_err(DeleteError::Loop)?;
-    // Absent on the second time.
-    let _gone = fs::remove_file(&socket);
     let deleted = event_loop.block_on(launcher.done(RuntimeVerb::Delete, RUNTIME_PATIENCE));
     // Without a runtime nothing can be making anything: a node that refused all must not keep bundles
     // for the want of a program that it no longer has.
@@ -78,6 +76,8 @@ pub(crate) fn delete(identity: &Identity) -> Result<(), DeleteError> {
         Err(_no_program) if needless() => {}
         deleted => deleted.map_err(DeleteError::Runtime)?,
     }
+    // Absent on the second time.
+    let _gone = fs::remove_file(&socket);
     let response = DeleteResponse {
         pid: remembered_pid(bundle).unwrap_or(0),
         exit_status: STATUS_KILLED,

@@ -30,7 +30,8 @@ pub const PATH_BYTES_MAX: usize = 4095;
 pub const COMPONENT_BYTES_MAX: usize = 255;
 /// Most components of a path.
 pub const DEPTH_MAX: usize = 128;
-/// All paths and link targets of one layer together: what the unpacker may have to remember.
+/// All paths and link targets of one layer together, and once more all paths of directories that are
+/// only implied: what the unpacker may have to remember.
 pub const NAMES_BYTES_MAX: u64 = 256 << 20;
 /// One PAX header or GNU long name.
 pub const EXTENSION_BYTES_MAX: u64 = 256 << 10;

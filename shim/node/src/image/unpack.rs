@@ -61,6 +61,8 @@ pub(super) struct Unpacker<'a> {
     replaced: BTreeSet<Vec<u8>>,
     /// Directories that were made because something is in them.
     implied: BTreeSet<Vec<u8>>,
+    /// What their names took, whatever has become of them.
+    implied_bytes: u64,
     /// Those of them that were listed later.
     listed: BTreeSet<Vec<u8>>,
     /// The directory that the last entry was in.
@@ -86,6 +88,7 @@ impl<'a> Unpacker<'a> {
             whiteouts: BTreeMap::new(),
             replaced: BTreeSet::new(),
             implied: BTreeSet::new(),
+            implied_bytes: 0,
             listed: BTreeSet::new(),
             last_parent: None,
             buffer: vec![0; COPY_BYTES],
@@ -426,12 +429,25 @@ impl<'a> Unpacker<'a> {
                 }
                 None => {
                     self.count_entry()?;
-                    self.implied.insert(part.as_bytes().to_vec());
+                    self.remember_implied(&part)?;
                     self.new_directory(&dir, &part, false)?
                 }
             };
         }
         Ok(dir)
+    }
+
+    fn remember_implied(&mut self, path: &LayerPath) -> Result<(), Refusal> {
+        let bytes = u64::try_from(path.as_bytes().len()).unwrap_or(u64::MAX);
+        self.implied_bytes = self.implied_bytes.saturating_add(bytes);
+        if self.implied_bytes > self.limits.names_bytes {
+            return Err(too_large(format!(
+                "names of directories that are only implied have more than {} bytes",
+                self.limits.names_bytes
+            )));
+        }
+        self.implied.insert(path.as_bytes().to_vec());
+        Ok(())
     }
 
     /// The directory that lower layers have at a path, if any.

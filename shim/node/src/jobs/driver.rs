@@ -99,20 +99,22 @@ async fn launch(jobs: &Arc<Jobs>, assignment: &Assignment, container: &str) -> R
 }
 
 /// Fetches the image and has its attestations checked, so that `Admit` finds both done. Not before
-/// there is a place for it, and not longer than the lease may still be started: then it is over only
-/// when everything that the fetch held has been let go.
+/// there is a place for it. When control takes the lease back it ends, and everything that the fetch
+/// held has been let go by then. When it only gets too late for this lease the fetch goes on to its own
+/// deadline, with its place: the job's next attempt finds what it brought.
 async fn prepare(jobs: &Arc<Jobs>, claims: &LeaseClaims) -> Result<(), Refusal> {
     let [image] = claims.images.as_slice() else { return Ok(()) };
     let internal = |error: &dyn std::fmt::Display| Refusal::with(RefusalCode::NodeInternal, error);
     let place = tokio::select! {
         place = Arc::clone(&jobs.preparing).acquire_owned() => place,
-        refusal = unwanted(jobs, claims) => return Err(refusal),
+        refusal = revoked(jobs, &claims.lease_id) => return Err(refusal),
+        refusal = late(jobs, claims) => return Err(refusal),
     };
     let place = place.map_err(|closed| internal(&closed))?;
     let (agent, image, of) = (Arc::clone(&jobs.agent), image.clone(), claims.clone());
     let stop = Stop::new();
     let until = stop.clone();
-    let _when_dropped = stop.clone().drop_guard();
+    let when_dropped = stop.clone().drop_guard();
     let mut work = tokio::task::spawn_blocking(move || {
         let _place = place;
         let policy = agent.trust().policy();
@@ -130,22 +132,23 @@ async fn prepare(jobs: &Arc<Jobs>, claims: &LeaseClaims) -> Result<(), Refusal> 
     });
     tokio::select! {
         done = &mut work => done.map_err(|error| internal(&error))?,
-        refusal = unwanted(jobs, claims) => {
+        refusal = revoked(jobs, &claims.lease_id) => {
             stop.cancel();
             let _its_outcome_means_nothing_now = work.await;
+            Err(refusal)
+        }
+        refusal = late(jobs, claims) => {
+            let _goes_on = when_dropped.disarm();
             Err(refusal)
         }
     }
 }
 
-/// Completes when the lease will not be started any more: control has taken it back, or it is too late.
-async fn unwanted(jobs: &Jobs, claims: &LeaseClaims) -> Refusal {
+/// Completes when the lease cannot be started any more.
+async fn late(jobs: &Jobs, claims: &LeaseClaims) -> Refusal {
     let left = claims.start_by.0.saturating_sub(jobs.agent.clock.unix().0);
-    let late = tokio::time::sleep(Duration::from_secs(u64::try_from(left).unwrap_or(0) + 1));
-    tokio::select! {
-        refusal = revoked(jobs, &claims.lease_id) => refusal,
-        () = late => Refusal::with(RefusalCode::LeaseStartLate, "the image was not there in time"),
-    }
+    tokio::time::sleep(Duration::from_secs(u64::try_from(left).unwrap_or(0) + 1)).await;
+    Refusal::with(RefusalCode::LeaseStartLate, "the image was not there in time")
 }
 
 /// Completes when control takes the lease back.
@@ -350,16 +353,25 @@ mod tests {
         dropped.abort();
         until(|| waiting() == 0 && jobs.preparing.available_permits() == places).await;
 
-        let late = LeaseClaims { start_by: jobs.agent.clock.unix(), ..claims.clone() };
-        let refusal = preparing(&jobs, &late).await.unwrap().unwrap_err();
-        assert_eq!(refusal.code, RefusalCode::LeaseStartLate);
-        assert_eq!((waiting(), jobs.preparing.available_permits()), (0, places));
-
         let cancelled = preparing(&jobs, &claims);
         until(|| waiting() == 1).await;
         cancel(&jobs, &claims);
         assert_eq!(cancelled.await.unwrap().unwrap_err().code, RefusalCode::JobCancelled);
         assert_eq!((waiting(), jobs.preparing.available_permits()), (0, places));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_is_too_late_for_its_lease_goes_on_for_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (images, jobs, claims) = jobs(dir.path());
+        let places = jobs.preparing.available_permits();
+        let late = LeaseClaims { start_by: jobs.agent.clock.unix(), ..claims };
+        let refusal = preparing(&jobs, &late).await.unwrap().unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::LeaseStartLate);
+        assert_eq!(images.waiting.load(Ordering::SeqCst), 1);
+        assert_eq!(jobs.preparing.available_permits(), places - 1);
+        images.answer.store(true, Ordering::SeqCst);
+        until(|| jobs.preparing.available_permits() == places).await;
     }
 
     #[tokio::test]

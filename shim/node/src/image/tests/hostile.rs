@@ -167,6 +167,20 @@ fn a_whiteout_below_a_link_or_file_of_its_own_layer_means_nothing_and_touches_no
     }
 }
 
+/// Short names in the tar that stand for long ones to remember.
+#[test]
+fn directories_that_are_only_implied_reach_the_limit_of_names_too() {
+    let prefix = "p".repeat(200);
+    let tar = (0..100).fold(Tar::default(), |tar, n| {
+        tar.file(&format!("{prefix}/{n}/{}f", "a/".repeat(60)), b"")
+    });
+    let layer = Layer::plain(tar.end());
+    let outcome_with = |bytes| outcome(from_ref(&layer), |c| c.limits.names_bytes = bytes);
+    assert_eq!(outcome_with(4 << 20), None);
+    // More than all that the tar spells out.
+    assert_eq!(outcome_with(64 << 10), Some(RefusalCode::ImageTooLarge));
+}
+
 #[test]
 fn broken_archives_are_refused() {
     let good = Tar::default().file("f", &[b'x'; 2000]).end();
