@@ -17,6 +17,7 @@ mod identity;
 mod kill;
 mod layout;
 pub mod oci;
+mod pause;
 mod proof;
 mod record;
 mod remove;

@@ -25,7 +25,7 @@ use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
 use crate::sys::seccomp::{INSTRUCTION_BYTES, INSTRUCTIONS_MAX, Program};
 use crate::sys::{fd, seal, signal};
-use crate::{delete, kill, spec, start};
+use crate::{delete, kill, pause, spec, start};
 
 /// Longest request: a plan and what names it.
 const REQUEST_BYTES_MAX: usize = PLAN_BYTES_MAX + (64 << 10);
@@ -125,6 +125,8 @@ fn answer(frame: Frame) -> Result<RuntimeReply, RuntimeError> {
         RuntimeVerb::Kill { signal, all } => {
             kill::kill(&layout, signal, all).map(|()| RuntimeReply::Done)
         }
+        RuntimeVerb::Pause => pause::pause(&layout).map(|()| RuntimeReply::Done),
+        RuntimeVerb::Resume => pause::resume(&layout).map(|()| RuntimeReply::Done),
         RuntimeVerb::Delete => delete::delete(&layout).map(|()| RuntimeReply::Done),
     }
 }

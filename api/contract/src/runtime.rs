@@ -53,6 +53,10 @@ pub enum RuntimeVerb {
         /// Every process.
         all: bool,
     },
+    /// Let everything in it stand still; it has been started.
+    Pause,
+    /// Let it go on.
+    Resume,
     /// Kill what is left and remove cgroups, state and bundle. Done already is done.
     Delete,
 }
@@ -68,7 +72,7 @@ pub enum RuntimeReply {
         /// Where its cgroups are.
         cgroup: CgroupPaths,
     },
-    /// Start, Kill or Delete has been done.
+    /// Any other verb has been done.
     Done,
     /// It could not be done, and nothing is left of what was begun.
     Failed {

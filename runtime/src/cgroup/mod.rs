@@ -7,6 +7,7 @@
 
 pub(crate) mod devices;
 pub(crate) mod end;
+pub(crate) mod freeze;
 pub(crate) mod guard;
 pub(crate) mod hierarchy;
 pub(crate) mod limits;

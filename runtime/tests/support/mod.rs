@@ -117,7 +117,8 @@ impl Host {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let script = format!("exec -c -a {name} \"$0\" 3<&0 0</dev/null 9</etc/passwd");
         let child = Command::new("/bin/bash")
-            .args(["-c", &script])
+            // Bash takes a socket for a remote shell, which reads the user's own file.
+            .args(["--norc", "-c", &script])
             .arg(env!("CARGO_BIN_EXE_nimbus-runtime"))
             .env_clear()
             .env("PATH", "/usr/bin:/bin")

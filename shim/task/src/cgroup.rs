@@ -88,7 +88,20 @@ impl Cgroup {
         {
             return !self.pids().is_empty();
         }
-        self.signal(Signal::KILL)
+        let somebody = self.signal(Signal::KILL);
+        self.thaw();
+        somebody
+    }
+
+    /// What is frozen does not die in a v1 hierarchy: after killing it.
+    pub(crate) fn thaw(&self) {
+        if let Some(dir) = self.controller("freezer") {
+            let state = dir.join("freezer.state");
+            if fs::read_to_string(&state).is_ok_and(|now| now.trim() != "THAWED") {
+                // Not being able to shows: who is in it stays.
+                let _shows = fs::write(state, "THAWED");
+            }
+        }
     }
 
     /// Processes that the kernel killed for want of memory.

@@ -68,6 +68,15 @@ impl ChildProcess {
         Ok(pidfd_send_signal(&*self.pidfd, signal)?)
     }
 
+    /// The text of its `/proc/<pid>/net/dev`, empty once it has ended: its number is its own until this
+    /// process has reaped it.
+    pub(crate) fn net_dev(&self) -> String {
+        if !self.still_runs() {
+            return String::new();
+        }
+        fs::read_to_string(format!("/proc/{}/net/dev", self.pid())).unwrap_or_default()
+    }
+
     /// Waits until it has ended and reaps it: its exit code, or 128 + signal.
     pub(crate) async fn wait(&self) -> u32 {
         // A pidfd becomes readable when the process ends; tokio's receiver is used for its

@@ -3,13 +3,16 @@
 //!
 //! ```text
 //! Creating -> Created -> Starting -> Running -> Stopped -> Deleting -> Deleted
-//!     |          |          |                     ^ |          |
-//!     |          +----------|--- init ended ------+ +<- failed-+
-//!     +-> Deleted           +-> Created (failed)
+//!     |          |          |         ^ |         ^ |          |
+//!     |          +----------|---------|-|- ended -+ +<- failed-+
+//!     +-> Deleted           |         | v
+//!                           |     Pausing, Paused
+//!                           +-> Created (failed)
 //! ```
 //!
-//! Announcements always come in the order create, start, exit, delete, each at most once: an exit
-//! that is noticed while Start is under way is held back until Start is announced.
+//! Announcements always come in the order create, start, exit, delete, each at most once, with paused
+//! and resumed by turns between start and exit: an exit that is noticed while Start, Pause or Resume is
+//! under way is held back until that is done.
 
 use std::fmt;
 
@@ -26,6 +29,10 @@ pub enum Phase {
     Starting,
     /// Its program runs.
     Running,
+    /// Being frozen, or thawed.
+    Pausing,
+    /// Frozen.
+    Paused,
     /// Its init has ended.
     Stopped,
     /// Being cleaned up.
@@ -41,6 +48,8 @@ impl fmt::Display for Phase {
             Self::Created => "created",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Pausing => "being paused or resumed",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
             Self::Deleting => "being deleted",
             Self::Deleted => "deleted",
@@ -64,6 +73,10 @@ pub(crate) enum Announce {
     Create,
     /// `/tasks/start`.
     Start,
+    /// `/tasks/paused`.
+    Paused,
+    /// `/tasks/resumed`.
+    Resumed,
     /// `/tasks/exit`, after `/tasks/oom` if there was one.
     Exit,
     /// `/tasks/delete`.
@@ -98,7 +111,12 @@ impl Machine {
     pub(crate) const fn exit(&self) -> Option<Exit> {
         match self.phase {
             Phase::Stopped | Phase::Deleting | Phase::Deleted => self.exit,
-            Phase::Creating | Phase::Created | Phase::Starting | Phase::Running => None,
+            Phase::Creating
+            | Phase::Created
+            | Phase::Starting
+            | Phase::Running
+            | Phase::Pausing
+            | Phase::Paused => None,
         }
     }
 
@@ -133,20 +151,52 @@ impl Machine {
         self.step(Phase::Starting, Phase::Created, &[])
     }
 
+    /// Freezing begins.
+    pub(crate) fn begin_pause(&mut self) -> Step {
+        self.step(Phase::Running, Phase::Pausing, &[])
+    }
+
+    /// It is frozen.
+    pub(crate) fn paused(&mut self) -> Step {
+        self.end_pause(Phase::Paused, &[Announce::Paused], &[Announce::Exit])
+    }
+
+    /// It is not frozen, but runs.
+    pub(crate) fn pause_failed(&mut self) -> Step {
+        self.end_pause(Phase::Running, &[], &[Announce::Exit])
+    }
+
+    /// Thawing begins.
+    pub(crate) fn begin_resume(&mut self) -> Step {
+        self.step(Phase::Paused, Phase::Pausing, &[])
+    }
+
+    /// It runs again.
+    pub(crate) fn resumed(&mut self) -> Step {
+        let both = &[Announce::Resumed, Announce::Exit];
+        self.end_pause(Phase::Running, &[Announce::Resumed], both)
+    }
+
+    /// It is frozen still.
+    pub(crate) fn resume_failed(&mut self) -> Step {
+        self.end_pause(Phase::Paused, &[], &[Announce::Exit])
+    }
+
     /// Its init has ended.
     pub(crate) fn exited(&mut self, exit: Exit) -> Step {
         match self.phase {
-            Phase::Starting if self.exit.is_none() => {
+            Phase::Starting | Phase::Pausing if self.exit.is_none() => {
                 self.exit = Some(exit);
                 Ok(&[])
             }
-            Phase::Created | Phase::Running => {
+            Phase::Created | Phase::Running | Phase::Paused => {
                 self.exit = Some(exit);
                 self.phase = Phase::Stopped;
                 Ok(&[Announce::Exit])
             }
             Phase::Creating
             | Phase::Starting
+            | Phase::Pausing
             | Phase::Stopped
             | Phase::Deleting
             | Phase::Deleted => Err(Denied(self.phase)),
@@ -168,6 +218,19 @@ impl Machine {
         self.step(Phase::Deleting, Phase::Stopped, &[])
     }
 
+    /// Freezing or thawing is over; `ended` is announced when the init has ended meanwhile.
+    fn end_pause(
+        &mut self,
+        to: Phase,
+        announce: &'static [Announce],
+        ended: &'static [Announce],
+    ) -> Step {
+        if self.exit.is_some() {
+            return self.step(Phase::Pausing, Phase::Stopped, ended);
+        }
+        self.step(Phase::Pausing, to, announce)
+    }
+
     fn step(&mut self, from: Phase, to: Phase, announce: &'static [Announce]) -> Step {
         if self.phase != from {
             return Err(Denied(self.phase));
@@ -184,8 +247,14 @@ mod tests {
 
     const EXIT: Exit = Exit { status: 137, at: UnixSeconds(1) };
 
-    fn steps() -> [fn(&mut Machine) -> Step; 9] {
+    fn steps() -> [fn(&mut Machine) -> Step; 15] {
         [
+            Machine::begin_pause,
+            Machine::paused,
+            Machine::pause_failed,
+            Machine::begin_resume,
+            Machine::resumed,
+            Machine::resume_failed,
             Machine::created,
             Machine::create_failed,
             Machine::begin_start,
@@ -200,7 +269,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn announcements_come_in_order_and_once(choices in prop::collection::vec(0_usize..9, 0..60)) {
+        fn announcements_come_in_order_and_once(choices in prop::collection::vec(0_usize..15, 0..80)) {
             let mut machine = Machine::new();
             let mut said = Vec::new();
             for choice in choices {
@@ -216,11 +285,15 @@ mod tests {
             let order = |announce: &Announce| match announce {
                 Announce::Create => 0,
                 Announce::Start => 1,
-                Announce::Exit => 2,
-                Announce::Delete => 3,
+                Announce::Paused | Announce::Resumed => 2,
+                Announce::Exit => 3,
+                Announce::Delete => 4,
             };
-            let places: Vec<i32> = said.iter().map(order).collect();
-            prop_assert!(places.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", said);
+            let in_order = |pair: &[Announce]| {
+                let (first, second) = (order(&pair[0]), order(&pair[1]));
+                first < second || first == 2 && second == 2
+            };
+            prop_assert!(said.windows(2).all(in_order), "{:?}", said);
             prop_assert_eq!(machine.exit().is_some(), said.contains(&Announce::Exit));
         }
     }
@@ -234,6 +307,28 @@ mod tests {
         assert_eq!(machine.exit(), None);
         assert_eq!(machine.started(), Ok(&[Announce::Start, Announce::Exit][..]));
         assert_eq!(machine.exit(), Some(EXIT));
+    }
+
+    #[test]
+    fn an_exit_during_pause_or_resume_is_announced_after_it() {
+        let mut resuming = Machine::new();
+        for step in [Machine::created, Machine::begin_start, Machine::started] {
+            step(&mut resuming).unwrap();
+        }
+        resuming.begin_pause().unwrap();
+        let mut pausing = resuming;
+        resuming.paused().unwrap();
+        resuming.begin_resume().unwrap();
+        for machine in [&mut pausing, &mut resuming] {
+            assert_eq!(machine.exited(EXIT), Ok(&[][..]));
+            assert_eq!(machine.exit(), None);
+        }
+        assert_eq!(
+            pausing.paused(),
+            Ok(&[Announce::Exit][..]),
+            "what has ended does not stand still"
+        );
+        assert_eq!(resuming.resumed(), Ok(&[Announce::Resumed, Announce::Exit][..]));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::events::task::{
-    TaskCreate, TaskDelete, TaskExit, TaskIO, TaskOOM, TaskStart,
+    TaskCreate, TaskDelete, TaskExit, TaskIO, TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
 use containerd_shim_protos::protobuf::MessageField;
 use nimbus_api::Refusal;
@@ -128,6 +128,8 @@ impl Container {
             Phase::Created
             | Phase::Starting
             | Phase::Running
+            | Phase::Pausing
+            | Phase::Paused
             | Phase::Stopped
             | Phase::Deleting
             | Phase::Deleted => self.not_found(),
@@ -243,6 +245,10 @@ impl Container {
             Announce::Create => Event::Create(self.create_event(container_id, pid)),
             Announce::Start => {
                 Event::Start(TaskStart { container_id, pid, ..TaskStart::default() })
+            }
+            Announce::Paused => Event::Paused(TaskPaused { container_id, ..TaskPaused::default() }),
+            Announce::Resumed => {
+                Event::Resumed(TaskResumed { container_id, ..TaskResumed::default() })
             }
             Announce::Exit => {
                 if snapshot.oom_killed {

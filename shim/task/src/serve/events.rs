@@ -2,13 +2,15 @@
 //!
 //! A queue of [`QUEUE_EVENTS_MAX`] and one task that delivers: the next event goes only after the
 //! one before it was taken or refused, and a connection that breaks (containerd restarts) is made
-//! anew with a growing pause, for ever. One container has at most five events, so the queue does
-//! not fill; an exit is never known by its event alone, `Wait` and `State` always tell.
+//! anew with a growing pause, for ever. One container has at most five events and those of a client
+//! that pauses it, so the queue does not fill by itself; an exit is never known by its event alone, `Wait` and `State` always tell.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use containerd_shim_protos::events::task::{TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskStart};
+use containerd_shim_protos::events::task::{
+    TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
+};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{MessageField, MessageFull};
 use containerd_shim_protos::shim::event::Envelope;
@@ -40,6 +42,10 @@ pub(crate) enum Event {
     Create(TaskCreate),
     /// Its program runs.
     Start(TaskStart),
+    /// It stands still.
+    Paused(TaskPaused),
+    /// It goes on.
+    Resumed(TaskResumed),
     /// Processes of it were killed for want of memory.
     Oom(TaskOOM),
     /// Its init has ended.
@@ -82,6 +88,8 @@ impl Publisher {
         let (topic, encoded) = match event {
             Event::Create(event) => (topics::TASK_CREATE_EVENT_TOPIC, pack(&event)),
             Event::Start(event) => (topics::TASK_START_EVENT_TOPIC, pack(&event)),
+            Event::Paused(event) => (topics::TASK_PAUSED_EVENT_TOPIC, pack(&event)),
+            Event::Resumed(event) => (topics::TASK_RESUMED_EVENT_TOPIC, pack(&event)),
             Event::Oom(event) => (topics::TASK_OOM_EVENT_TOPIC, pack(&event)),
             Event::Exit(event) => (topics::TASK_EXIT_EVENT_TOPIC, pack(&event)),
             Event::Delete(event) => (topics::TASK_DELETE_EVENT_TOPIC, pack(&event)),

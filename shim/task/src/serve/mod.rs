@@ -15,6 +15,7 @@ mod events;
 mod lifecycle;
 mod link;
 mod listener;
+mod pause;
 mod service;
 mod session;
 

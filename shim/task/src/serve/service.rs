@@ -1,6 +1,6 @@
 //! The task service as containerd calls it.
 //!
-//! Create, Start and Delete run as tasks of their own: ttrpc drops a handler whose connection ends
+//! Create, Start, Delete, Pause and Resume run as tasks of their own: ttrpc drops a handler whose connection ends
 //! or whose caller is out of patience, and half a Create must not be. Everything else answers at
 //! once, also while those run. What does not exist in this version answers Unimplemented.
 
@@ -20,7 +20,7 @@ use containerd_shim_protos::ttrpc::{self, r#async::TtrpcContext};
 use nimbus_api::{Refusal, RefusalCode};
 
 use super::container::{Container, Description};
-use super::{Context, create, lifecycle, timestamp};
+use super::{Context, create, lifecycle, pause, timestamp};
 use crate::info::VERSION;
 use crate::state::Phase;
 use crate::stats;
@@ -122,6 +122,8 @@ const fn status_of(phase: Phase) -> Status {
         Phase::Creating => Status::UNKNOWN,
         Phase::Created | Phase::Starting => Status::CREATED,
         Phase::Running => Status::RUNNING,
+        Phase::Pausing => Status::PAUSING,
+        Phase::Paused => Status::PAUSED,
         Phase::Stopped | Phase::Deleting | Phase::Deleted => Status::STOPPED,
     }
 }
@@ -238,7 +240,7 @@ impl Task for TaskService {
         request: StatsRequest,
     ) -> ttrpc::Result<StatsResponse> {
         let made = self.container(&request.id)?.made()?;
-        let stats = stats::collect(&made.cgroup)
+        let stats = stats::collect(&made.cgroup, &made.init.net_dev())
             .map_err(|error| TaskError::Invalid(format!("cannot encode the figures: {error}")))?;
         Ok(StatsResponse { stats: MessageField::some(stats), ..Default::default() })
     }
@@ -266,12 +268,20 @@ impl Task for TaskService {
         Ok(Empty::default())
     }
 
-    async fn pause(&self, _context: &TtrpcContext, _: PauseRequest) -> ttrpc::Result<Empty> {
-        unimplemented("Pause")
+    async fn pause(&self, _context: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
+        let container = self.container(&request.id)?;
+        whole(pause::pause(self.context.clone(), container)).await?;
+        Ok(Empty::default())
     }
 
-    async fn resume(&self, _context: &TtrpcContext, _: ResumeRequest) -> ttrpc::Result<Empty> {
-        unimplemented("Resume")
+    async fn resume(
+        &self,
+        _context: &TtrpcContext,
+        request: ResumeRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.container(&request.id)?;
+        whole(pause::resume(self.context.clone(), container)).await?;
+        Ok(Empty::default())
     }
 
     async fn checkpoint(

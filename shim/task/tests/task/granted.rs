@@ -23,7 +23,7 @@ use crate::agent::Agent;
 use crate::lab::{Lab, Shim, alive, call, fifo, mode, status, wait_until};
 use crate::plan::{busybox_root, grant, plan, soon};
 
-const KILLED: u32 = 137;
+pub(crate) const KILLED: u32 = 137;
 const LIFE: [&str; 4] = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"];
 
 /// The shim looks for the runtime beside itself; cargo builds another package's program only when
@@ -54,18 +54,18 @@ pub(crate) fn build_runtime() {
 }
 
 /// A lab, its agent that grants a script, and a connected shim.
-struct Job {
-    lab: Lab,
+pub(crate) struct Job {
+    pub(crate) lab: Lab,
     agent: Agent,
-    shim: Shim,
+    pub(crate) shim: Shim,
 }
 
 impl Job {
-    fn new(script: &str) -> Self {
+    pub(crate) fn new(script: &str) -> Self {
         Self::with(script, |_plan| ())
     }
 
-    fn with(script: &str, change: impl FnOnce(&mut Plan)) -> Self {
+    pub(crate) fn with(script: &str, change: impl FnOnce(&mut Plan)) -> Self {
         build_runtime();
         let lab = Lab::new();
         let mut plan = plan(&lab.key, script);
@@ -80,40 +80,40 @@ impl Job {
         self.lab.dir.path().join(name)
     }
 
-    fn uri(&self, name: &str) -> String {
+    pub(crate) fn uri(&self, name: &str) -> String {
         format!("file://{}", self.file(name).display())
     }
 
-    fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         fs::read_to_string(self.file(name)).unwrap_or_default()
     }
 
-    fn start(&self) -> u32 {
+    pub(crate) fn start(&self) -> u32 {
         let pid = self.shim.create(&self.uri("out"), &self.uri("err")).unwrap();
         assert_eq!(self.shim.start(), Ok(pid));
         pid
     }
 
-    fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         self.lab.key.id.to_string()
     }
 
-    fn kill(&self, signal: u32, all: bool) -> Result<(), (i32, String)> {
+    pub(crate) fn kill(&self, signal: u32, all: bool) -> Result<(), (i32, String)> {
         let request = KillRequest { id: self.id(), signal, all, ..Default::default() };
         status(self.shim.task.kill(call(), &request)).map(|_empty| ())
     }
 
-    fn state(&self) -> Status {
+    pub(crate) fn state(&self) -> Status {
         let request = StateRequest { id: self.id(), ..Default::default() };
         self.shim.task.state(call(), &request).unwrap().status()
     }
 
-    fn released(&self) -> Released {
+    pub(crate) fn released(&self) -> Released {
         self.agent.released()
     }
 
     /// Delete, Shutdown, and nothing is left.
-    fn end(self) {
+    pub(crate) fn end(self) {
         self.shim.delete().unwrap();
         self.shim.shut_down();
         self.lab.assert_nothing_left();

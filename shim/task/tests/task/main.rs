@@ -2,7 +2,7 @@
 //! protocol on a real socket and decides as the test says.
 //!
 //! `refused`: whatever is not granted. `granted`: a busybox root handed over as a detached mount, the
-//! real `nimbus-runtime`, a real container. `containerd`: both once more through a containerd of its
+//! real `nimbus-runtime`, a real container; `paused`: likewise. `containerd`: both once more through a containerd of its
 //! own. Needs root and Debian's containerd and busybox-static.
 #![cfg(test)]
 
@@ -11,5 +11,6 @@ mod containerd;
 mod events;
 mod granted;
 mod lab;
+mod paused;
 mod plan;
 mod refused;

@@ -4,7 +4,7 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use containerd_shim_protos::api::{
-    DeleteRequest, KillRequest, PauseRequest, PidsRequest, StateRequest,
+    CheckpointTaskRequest, DeleteRequest, KillRequest, PidsRequest, StateRequest,
 };
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::ttrpc::Request;
@@ -183,8 +183,9 @@ fn both_names_of_the_task_service_are_served() {
 fn what_does_not_exist_yet_says_so_and_other_ids_are_not_served() {
     let lab = Lab::new();
     let shim = lab.shim();
-    let (code, text) = status(shim.task.pause(call(), &PauseRequest::default())).unwrap_err();
-    assert_eq!((code, text.as_str()), (12, "Pause is not implemented by this runtime"));
+    let request = CheckpointTaskRequest::default();
+    let (code, text) = status(shim.task.checkpoint(call(), &request)).unwrap_err();
+    assert_eq!((code, text.as_str()), (12, "Checkpoint is not implemented by this runtime"));
     let mut other = shim.create_request();
     other.id = "other".to_owned();
     assert_eq!(shim.create_with(&other).unwrap_err().0, 3);
