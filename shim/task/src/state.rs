@@ -120,6 +120,11 @@ impl Machine {
         }
     }
 
+    /// Whether its init has ended, announced or not.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.exit.is_some()
+    }
+
     /// It has been made.
     pub(crate) fn created(&mut self) -> Step {
         self.step(Phase::Creating, Phase::Created, &[Announce::Create])

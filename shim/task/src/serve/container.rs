@@ -66,6 +66,8 @@ struct Life {
     machine: Machine,
     made: Option<Made>,
     oom_killed: bool,
+    /// Whether SIGKILL was sent to it.
+    killed: bool,
 }
 
 /// A view of one moment.
@@ -86,7 +88,12 @@ impl Container {
     pub(super) fn new(description: Description) -> Self {
         Self {
             description,
-            life: Mutex::new(Life { machine: Machine::new(), made: None, oom_killed: false }),
+            life: Mutex::new(Life {
+                machine: Machine::new(),
+                made: None,
+                oom_killed: false,
+                killed: false,
+            }),
             exit: watch::Sender::new(None),
             end: watch::Sender::new(None),
             turn: tokio::sync::Mutex::new(()),
@@ -201,7 +208,7 @@ impl Container {
     /// Puts an end to it, now; the first reason is the one that is told. What has ended by itself is
     /// not ended again: a deadline that passes before Delete comes changes nothing.
     pub(super) fn end(&self, reason: Refusal) {
-        if self.exit.borrow().is_some() {
+        if self.exit.borrow().is_some() || self.life().machine.has_ended() {
             return;
         }
         self.end.send_if_modified(|end| {
@@ -212,6 +219,16 @@ impl Container {
         if let Some(made) = self.snapshot().made {
             kill(&made);
         }
+    }
+
+    /// SIGKILL is being sent to it.
+    pub(super) fn note_kill(&self) {
+        self.life().killed = true;
+    }
+
+    /// Whether SIGKILL was sent to it.
+    pub(super) fn is_killed(&self) -> bool {
+        self.life().killed
     }
 
     /// Why an end was put to it.
@@ -301,5 +318,31 @@ pub(super) fn kill(made: &Made) {
     if made.cgroup.kill_once() {
         let cgroup = made.cgroup.clone();
         tokio::spawn(async move { cgroup.kill_all().await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Log;
+    use nimbus_api::RefusalCode;
+
+    #[test]
+    fn what_has_ended_by_itself_is_not_ended_again_although_nobody_was_told_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), "c", false);
+        let events = Publisher::spawn(None, "n".to_owned(), log);
+        let container = Container::new(Description {
+            key: ContainerKey { namespace: "n".parse().unwrap(), id: "c".parse().unwrap() },
+            bundle: "/b".to_owned(),
+            uris: Uris::default(),
+            terminal: false,
+        });
+        container.step("create", &events, Machine::created).unwrap();
+        container.step("start", &events, Machine::begin_start).unwrap();
+        container.exited(0, &events).unwrap();
+        assert_eq!(container.snapshot().phase, Phase::Starting, "its exit is held back");
+        container.end(RefusalCode::LeaseEnded.into());
+        assert_eq!(container.end_reason(), None);
     }
 }

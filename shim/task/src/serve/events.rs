@@ -2,8 +2,8 @@
 //!
 //! A queue of [`QUEUE_EVENTS_MAX`] and one task that delivers: the next event goes only after the
 //! one before it was taken or refused, and a connection that breaks (containerd restarts) is made
-//! anew with a growing pause, for ever. One container has at most five events and those of a client
-//! that pauses it, so the queue does not fill by itself; an exit is never known by its event alone, `Wait` and `State` always tell.
+//! anew with a growing pause, for ever. One container has at most five events, and those of a client
+//! that pauses it leave room for them, so none of the five is lost; an exit is never known by its event alone, `Wait` and `State` always tell.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,6 +27,8 @@ use crate::log::Log;
 
 /// Events that wait at most.
 const QUEUE_EVENTS_MAX: usize = 128;
+/// Places that pausing and resuming leave to what comes once in a life.
+const KEPT_FREE: usize = 8;
 /// One delivery.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(5);
 /// An event that containerd refuses is given up after so many tries; one it cannot be reached for
@@ -85,6 +87,11 @@ impl Publisher {
 
     /// Puts an event into the queue; never waits.
     pub(crate) fn publish(&self, event: Event) {
+        let by_client = matches!(event, Event::Paused(_) | Event::Resumed(_));
+        if by_client && self.queue.capacity() <= KEPT_FREE {
+            self.log.warn("a pause or resume is not told: events are not taken");
+            return;
+        }
         let (topic, encoded) = match event {
             Event::Create(event) => (topics::TASK_CREATE_EVENT_TOPIC, pack(&event)),
             Event::Start(event) => (topics::TASK_START_EVENT_TOPIC, pack(&event)),

@@ -49,7 +49,7 @@ pub(super) async fn start(context: Context, container: Arc<Container>) -> Result
 }
 
 /// Signals the init, or everybody.
-pub(super) fn kill(container: &Arc<Container>, number: u32, all: bool) -> Result<(), TaskError> {
+pub(super) fn kill(container: &Container, number: u32, all: bool) -> Result<(), TaskError> {
     let signal = i32::try_from(number).ok().and_then(Signal::from_raw);
     let signal = signal.ok_or_else(|| TaskError::Invalid(format!("unknown signal {number}")))?;
     let snapshot = container.snapshot();
@@ -60,7 +60,10 @@ pub(super) fn kill(container: &Arc<Container>, number: u32, all: bool) -> Result
         }
         (phase @ Phase::Creating, _) => Err(TaskError::WrongPhase { verb: "signal", phase }),
         (Phase::Deleting | Phase::Deleted, _) | (_, None) => Err(container.not_found()),
-        (phase, Some(made)) => {
+        (_, Some(made)) => {
+            if signal == Signal::KILL {
+                container.note_kill();
+            }
             if all {
                 made.cgroup.signal(signal);
             } else {
@@ -70,14 +73,6 @@ pub(super) fn kill(container: &Arc<Container>, number: u32, all: bool) -> Result
             }
             if signal == Signal::KILL {
                 made.cgroup.thaw();
-            }
-            if signal == Signal::KILL && phase == Phase::Pausing {
-                // It may be frozen a moment after.
-                let container = Arc::clone(container);
-                tokio::spawn(async move {
-                    let _turn = container.turn().await;
-                    made.cgroup.thaw();
-                });
             }
             Ok(())
         }

@@ -109,6 +109,7 @@ mod tests {
                 ("cpuacct.usage_percpu", "40 59 \n"),
                 ("cpuacct.stat", "user 2\nsystem 1\n"),
                 ("pids.current", "3\n"),
+                ("pids.max", "max\n"),
                 ("blkio.throttle.io_serviced_recursive", "8:0 Read 1\n8:0 Total 2\nTotal 2\n"),
                 ("blkio.bfq.io_service_bytes_recursive", "8:16 Write 512\n"),
                 ("blkio.throttle.io_service_bytes_recursive", "8:16 Write 1\n"),
@@ -135,7 +136,7 @@ mod tests {
             (99, &[40, 59][..])
         );
         assert_eq!((found.cpu.usage.user, found.cpu.usage.kernel), (20_000_000, 10_000_000));
-        assert_eq!(found.pids.current, 3);
+        assert_eq!((found.pids.current, found.pids.limit), (3, 0));
         let serviced = &found.blkio.io_serviced_recursive;
         let serviced: Vec<_> = serviced.iter().map(|one| (one.op.as_str(), one.value)).collect();
         assert_eq!(serviced, [("Read", 1), ("Total", 2)], "the sum of all devices is no device's");

@@ -30,7 +30,8 @@ pub(super) fn metrics(cgroup: &Cgroup, net_dev: &str) -> Metrics {
 fn pids(dir: &Path) -> PidsStat {
     PidsStat {
         current: number(dir, "pids.current"),
-        limit: number(dir, "pids.max"),
+        // As containerd's library: zero is no limit here, other than on v2.
+        limit: text(dir, "pids.max").trim().parse().unwrap_or(0),
         ..Default::default()
     }
 }
@@ -145,9 +146,16 @@ fn blkio(dir: &Path) -> BlkIOStat {
     }
 }
 
-/// From whoever counts: the scheduler that is in use, else the throttling layer.
+/// From whoever counts: the scheduler that is in use, else the throttling layer, which on old kernels
+/// does not count what is below.
 fn blkio_entries(dir: &Path, name: &str) -> Vec<BlkIOEntry> {
-    let files = ["blkio.", "blkio.bfq.", "blkio.throttle."].map(|kind| format!("{kind}{name}"));
+    let flat = name.strip_suffix("_recursive").unwrap_or(name);
+    let files = [
+        format!("blkio.{name}"),
+        format!("blkio.bfq.{name}"),
+        format!("blkio.throttle.{name}"),
+        format!("blkio.throttle.{flat}"),
+    ];
     let texts = files.map(|file| text(dir, &file));
     let found = texts.iter().find(|text| parse::blkio(text).next().is_some());
     let entry = |one: parse::Blkio<'_>| BlkIOEntry {

@@ -73,6 +73,19 @@ fn a_paused_job_dies_when_it_is_killed() {
     }
 }
 
+/// A process in the kernel, or one that waits for its share of the processor, has its death before it.
+#[test]
+fn what_was_killed_is_not_frozen_before_it_dies() {
+    for _ in 0..20 {
+        let job = Job::new("for i in 1 2 3 4 5 6; do (while :; do :; done) & done; wait");
+        job.start();
+        job.kill(9, true).unwrap();
+        assert_eq!(job.pause().unwrap_err().0, NOT_NOW);
+        assert_eq!(job.shim.wait().exit_status, KILLED);
+        job.end();
+    }
+}
+
 #[test]
 fn a_paused_job_hears_other_signals_when_it_goes_on() {
     let job = Job::new("trap 'exit 7' TERM; echo ready; while :; do sleep 0.01; done");
