@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,8 @@ use tokio::net::unix::pipe;
 const WALL: WaitIdOptions = WaitIdOptions::from_bits_retain(0x4000_0000);
 /// Between two looks at a process whose descriptor says that it ended and whose status says not.
 const REAP_PAUSE: Duration = Duration::from_millis(5);
+/// Most that is read of a list of network interfaces, which a container may make long.
+const NET_DEV_BYTES_MAX: u64 = 256 << 10;
 /// Added to the number of a signal that ended a process.
 const SIGNAL_BASE: u32 = 128;
 /// What is told when the kernel has no status to give.
@@ -74,7 +76,11 @@ impl ChildProcess {
         if !self.still_runs() {
             return String::new();
         }
-        fs::read_to_string(format!("/proc/{}/net/dev", self.pid())).unwrap_or_default()
+        let mut text = Vec::new();
+        let read = fs::File::open(format!("/proc/{}/net/dev", self.pid()))
+            .and_then(|file| file.take(NET_DEV_BYTES_MAX).read_to_end(&mut text));
+        // A name that is no text is the container's own choice and spoils no other line.
+        read.map(|_bytes| String::from_utf8_lossy(&text).into_owned()).unwrap_or_default()
     }
 
     /// Waits until it has ended and reaps it: its exit code, or 128 + signal.

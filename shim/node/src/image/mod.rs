@@ -11,9 +11,8 @@
 //! unpacked. A layer that is here already, under the same diff ids below it, is not fetched again.
 //!
 //! On disk, below a root-only directory that one process at a time has locked: `images/<unpacker
-//! version>/` and
-//! `documents/` ([`record`]), `layers/` ([`layers`]), and `tmp/`, which is emptied when the store is
-//! opened; everything else appears by a rename of something whole and synced.
+//! version>/` and `documents/` ([`record`]), `layers/` ([`layers`]), and `tmp/`, which is emptied when
+//! the store is opened; everything else appears by a rename of something whole and synced.
 //!
 //! An image is known under the names that had it. One that was fetched as `a.example/x` is
 //! `image.missing` as `b.example/x` until that name has been asked for it too, because policy goes

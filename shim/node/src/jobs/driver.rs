@@ -368,6 +368,8 @@ mod tests {
         let late = LeaseClaims { start_by: jobs.agent.clock.unix(), ..claims };
         let refusal = preparing(&jobs, &late).await.unwrap().unwrap_err();
         assert_eq!(refusal.code, RefusalCode::LeaseStartLate);
+        // Long enough for one that was stopped to have noticed.
+        tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(images.waiting.load(Ordering::SeqCst), 1);
         assert_eq!(jobs.preparing.available_permits(), places - 1);
         images.answer.store(true, Ordering::SeqCst);

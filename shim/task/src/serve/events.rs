@@ -3,7 +3,8 @@
 //! A queue of [`QUEUE_EVENTS_MAX`] and one task that delivers: the next event goes only after the
 //! one before it was taken or refused, and a connection that breaks (containerd restarts) is made
 //! anew with a growing pause, for ever. One container has at most five events, and those of a client
-//! that pauses it leave room for them, so none of the five is lost; an exit is never known by its event alone, `Wait` and `State` always tell.
+//! that pauses it leave room for them, so none of the five is lost; an exit is never known by its event
+//! alone, `Wait` and `State` always tell.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

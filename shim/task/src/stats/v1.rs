@@ -187,37 +187,4 @@ fn hugetlb(dir: &Path) -> Vec<HugetlbStat> {
     parse::page_sizes(dir, "usage_in_bytes").into_iter().map(stat).collect()
 }
 
-fn rdma(dir: &Path) -> RdmaStat {
-    let entries = |name| {
-        let text = text(dir, name);
-        let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-        let entry = |(device, keyed): (&str, parse::Keyed<'_>)| RdmaEntry {
-            device: device.to_owned(),
-            hca_handles: small(keyed.get("hca_handle")),
-            hca_objects: small(keyed.get("hca_object")),
-            ..Default::default()
-        };
-        parse::nested(&text).map(entry).collect()
-    };
-    RdmaStat { current: entries("rdma.current"), limit: entries("rdma.max"), ..Default::default() }
-}
-
-fn network(net_dev: &str) -> Vec<NetworkStat> {
-    let stat = |one: parse::Interface<'_>| {
-        let [rx_bytes, rx_packets, rx_errors, rx_dropped] = one.received;
-        let [tx_bytes, tx_packets, tx_errors, tx_dropped] = one.sent;
-        NetworkStat {
-            name: one.name.to_owned(),
-            rx_bytes,
-            rx_packets,
-            rx_errors,
-            rx_dropped,
-            tx_bytes,
-            tx_packets,
-            tx_errors,
-            tx_dropped,
-            ..Default::default()
-        }
-    };
-    parse::interfaces(net_dev).map(stat).collect()
-}
+super::same_in_both!();

@@ -17,7 +17,7 @@ use nimbus_api::proto::admit::v1::{
     Deadline, Refused, Released, Revoked, agent_message, shim_message,
 };
 use nimbus_api::{Refusal, RefusalCode};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::agent::Agent;
 use crate::lab::{Lab, Shim, alive, call, fifo, mode, status, wait_until};
@@ -112,6 +112,15 @@ impl Job {
         self.agent.released()
     }
 
+    /// It ends by SIGKILL, the agent is told why, and nothing is left.
+    pub(crate) fn ends_killed_for(self, reason: &str) {
+        assert_eq!(self.shim.wait().exit_status, KILLED);
+        self.shim.delete().unwrap();
+        assert_eq!(self.released().reason, reason);
+        self.shim.shut_down();
+        self.lab.assert_nothing_left();
+    }
+
     /// Delete, Shutdown, and nothing is left.
     pub(crate) fn end(self) {
         self.shim.delete().unwrap();
@@ -155,11 +164,7 @@ fn at_its_deadline_a_job_is_killed_by_the_shim_alone() {
     let job = Job::with("sleep 600 & sleep 600", |plan| plan.deadline = soon(1_500));
     job.start();
     job.agent.hang_up();
-    assert_eq!(job.shim.wait().exit_status, KILLED);
-    job.shim.delete().unwrap();
-    assert_eq!(job.released().reason, "lease.ended");
-    job.shim.shut_down();
-    job.lab.assert_nothing_left();
+    job.ends_killed_for("lease.ended");
 }
 
 #[test]
@@ -207,10 +212,7 @@ fn a_revoked_job_is_killed_at_once() {
     job.start();
     let revoked = Revoked { code: "job.cancelled".to_owned(), sentence: "by its owner".to_owned() };
     job.agent.say(agent_message::Kind::Revoked(revoked));
-    assert_eq!(job.shim.wait().exit_status, KILLED);
-    job.shim.delete().unwrap();
-    assert_eq!(job.released().reason, "job.cancelled");
-    job.shim.shut_down();
+    job.ends_killed_for("job.cancelled");
 }
 
 #[test]
@@ -244,10 +246,7 @@ fn an_agent_that_does_not_know_a_job_ends_it_unless_that_may_pass() {
     job.agent.resume();
     assert_eq!(job.state(), Status::RUNNING);
     job.agent.say(refused(RefusalCode::LeaseMissing));
-    assert_eq!(job.shim.wait().exit_status, KILLED);
-    job.shim.delete().unwrap();
-    assert_eq!(job.released().reason, "lease.missing");
-    job.shim.shut_down();
+    job.ends_killed_for("lease.missing");
 }
 
 #[test]
@@ -362,8 +361,7 @@ fn a_container_that_was_never_started_is_deleted() {
 fn when_the_shim_is_killed_delete_cleans_up_all_of_it() {
     let job = Job::new("sleep 600");
     let pid = job.start();
-    kill_process(Pid::from_raw(i32::try_from(job.shim.pid).unwrap()).unwrap(), Signal::KILL)
-        .unwrap();
+    job.shim.signal(Signal::KILL);
     wait_until("the shim is dead", || !alive(job.shim.pid));
     let response = job.lab.delete();
     assert_eq!((response.pid, response.exit_status), (pid, KILLED));
@@ -376,8 +374,7 @@ fn when_the_shim_is_killed_delete_cleans_up_all_of_it() {
 fn a_signal_does_not_end_a_server_that_has_a_container() {
     let job = Job::new("sleep 600");
     job.start();
-    kill_process(Pid::from_raw(i32::try_from(job.shim.pid).unwrap()).unwrap(), Signal::TERM)
-        .unwrap();
+    job.shim.signal(Signal::TERM);
     wait_until("it was heard", || job.lab.log().contains("so it stays"));
     assert_eq!(job.state(), Status::RUNNING);
     job.kill(9, false).unwrap();

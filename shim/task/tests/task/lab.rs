@@ -17,6 +17,7 @@ use containerd_shim_protos::protobuf::{Enum as _, Message as _};
 use containerd_shim_protos::ttrpc::{self, Client, Server, context::Context};
 use nimbus_api::id::ContainerKey;
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent::{Agent, Answer};
 use crate::events::Sink;
@@ -179,6 +180,12 @@ impl Shim {
     pub(crate) fn start(&self) -> Result<u32, (i32, String)> {
         let request = StartRequest { id: self.id.clone(), ..Default::default() };
         status(self.task.start(call(), &request)).map(|started| started.pid)
+    }
+
+    /// Sends the server a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     pub(crate) fn wait(&self) -> WaitResponse {

@@ -2,7 +2,7 @@
 
 use containerd_shim_protos::api::{PauseRequest, ResumeRequest, Status};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::granted::{Job, KILLED};
 use crate::lab::{alive, call, status, wait_until};
@@ -108,11 +108,7 @@ fn a_paused_job_dies_at_its_deadline() {
     let job = Job::with("sleep 600 & sleep 600", |plan| plan.deadline = soon(1_500));
     job.start();
     job.pause().unwrap();
-    assert_eq!(job.shim.wait().exit_status, KILLED);
-    job.shim.delete().unwrap();
-    assert_eq!(job.released().reason, "lease.ended");
-    job.shim.shut_down();
-    job.lab.assert_nothing_left();
+    job.ends_killed_for("lease.ended");
 }
 
 /// Whichever comes first, nothing stays frozen.
@@ -138,8 +134,7 @@ fn what_a_killed_shim_left_frozen_is_cleaned_up() {
     let job = Job::new("sleep 600");
     job.start();
     job.pause().unwrap();
-    kill_process(Pid::from_raw(i32::try_from(job.shim.pid).unwrap()).unwrap(), Signal::KILL)
-        .unwrap();
+    job.shim.signal(Signal::KILL);
     wait_until("the server to end", || !alive(job.shim.pid));
     job.lab.delete();
     job.lab.assert_nothing_left();

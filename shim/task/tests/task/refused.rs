@@ -11,6 +11,7 @@ use containerd_shim_protos::ttrpc::Request;
 use containerd_shim_protos::types::introspection::RuntimeInfo;
 use nimbus_api::proto::admit::v1::shim_message;
 use nimbus_api::{Refusal, RefusalCode};
+use rustix::process::Signal;
 
 use crate::agent::Answer;
 use crate::lab::{Lab, Shim, alive, call, mode, status, wait_until};
@@ -143,8 +144,7 @@ fn a_socket_of_a_killed_server_is_taken_over() {
     let lab = Lab::new();
     let address = lab.start();
     let first = Shim::connect(&address, &lab);
-    let pid = rustix::process::Pid::from_raw(i32::try_from(first.pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    first.signal(Signal::KILL);
     wait_until("it is dead", || !alive(first.pid));
     assert_eq!(lab.start(), address);
     let second = Shim::connect(&address, &lab);
@@ -157,8 +157,7 @@ fn a_socket_of_a_killed_server_is_taken_over() {
 fn a_signal_ends_a_server_without_a_container() {
     let lab = Lab::new();
     let shim = lab.shim();
-    let pid = rustix::process::Pid::from_raw(i32::try_from(shim.pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    shim.signal(Signal::TERM);
     wait_until("it has ended", || !alive(shim.pid));
     lab.assert_nothing_left();
 }
