@@ -17,7 +17,7 @@ use nimbus_api::RefusalCode;
 use nimbus_api::lease::LeasedResources;
 use nimbus_api::plan::DeviceRule;
 use nimbus_api::runtime::CgroupPaths;
-use rustix::fs::{CWD, FileType, Gid, Mode, Uid, fchown, fstat, mkdirat};
+use rustix::fs::{CWD, Mode, mkdirat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
@@ -28,6 +28,7 @@ use crate::error::{Doing as _, RuntimeError};
 use crate::executor::JobExecutor;
 use crate::identity::Identity;
 use crate::layout::{ENGINE_ID, Layout};
+use crate::process::program::give_pipes;
 use crate::proof::Proven;
 use crate::record::Record;
 use crate::report::{self, Report};
@@ -143,11 +144,14 @@ fn attempt(
     new_keyring()?;
     // An empty list of groups is no list for libcontainer: ours would be inherited.
     nix::unistd::setgroups(&[]).doing("leave the caller's groups")?;
+    let id = |name: &str| {
+        let id = job.spec.pointer(name).and_then(Value::as_u64).unwrap_or(0);
+        u32::try_from(id).unwrap_or(u32::MAX)
+    };
+    let (uid, gid) = (id("/process/user/uid"), id("/process/user/gid"));
     if let Some(stdio) = &job.stdio {
-        give_pipes(stdio, &job.spec)?;
+        give_pipes(stdio, uid, gid)?;
     }
-    let uid = job.spec.pointer("/process/user/uid").and_then(Value::as_u64);
-    let uid = u32::try_from(uid.unwrap_or(0)).unwrap_or(u32::MAX);
     let (root, home) = match job.root {
         Root::Layers { layers, scratch_bytes } => {
             let root = rootfs::assemble(layout, layers, scratch_bytes)?;
@@ -181,23 +185,6 @@ fn attempt(
     bring_up_loopback(pid, &spec)?;
     record.write(layout)?;
     Ok(proven)
-}
-
-/// The job owns its pipes, so that it can open `/dev/stdout` whoever it runs as.
-fn give_pipes(stdio: &[OwnedFd; 3], spec: &Value) -> Result<(), RuntimeError> {
-    let id = |name: &str| {
-        let id = spec.pointer(name).and_then(Value::as_u64).unwrap_or(0);
-        u32::try_from(id).unwrap_or(u32::MAX)
-    };
-    let (uid, gid) =
-        (Uid::from_raw(id("/process/user/uid")), Gid::from_raw(id("/process/user/gid")));
-    for end in stdio {
-        let stat = fstat(end).doing("look at a standard descriptor")?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
-            fchown(end, Some(uid), Some(gid)).doing("give the job its pipes")?;
-        }
-    }
-    Ok(())
 }
 
 fn new_keyring() -> Result<(), RuntimeError> {

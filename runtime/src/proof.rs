@@ -7,13 +7,13 @@
 use std::fs;
 use std::path::Path;
 
-use caps::Capability;
 use nimbus_api::runtime::CgroupPaths;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cgroup::guard::find;
 use crate::cgroup::hierarchy::Hierarchies;
 use crate::error::{Doing as _, RuntimeError};
+use crate::process::credentials::mask;
 
 /// Capability sets by their field in `status` and their name in a specification.
 const SETS: [(&str, &str); 5] = [
@@ -103,19 +103,28 @@ fn check(init: &Status, own: &Status, spec: &Value, filtered: bool) -> Result<()
 
 fn allowed(spec: &Value, set: &str) -> Result<u64, RuntimeError> {
     let names = spec.pointer("/process/capabilities").and_then(|sets| sets.get(set));
-    let mut mask = 0;
-    for name in names.and_then(Value::as_array).into_iter().flatten() {
-        let name = name.as_str().unwrap_or_default();
-        let capability: Capability = name
-            .parse()
-            .map_err(|_unknown| RuntimeError::unproven(format!("unknown capability {name:?}")))?;
-        mask |= capability.bitmask();
-    }
-    Ok(mask)
+    let names = names.and_then(Value::as_array).into_iter().flatten();
+    mask(names.map(|name| name.as_str().unwrap_or_default()))
+}
+
+/// Proves one more process of a container, which waits to execute its program: likewise.
+pub(crate) fn one_more(
+    pid: i32,
+    capabilities: &[String],
+    filtered: bool,
+) -> Result<(), RuntimeError> {
+    let sets = json!({
+        "bounding": capabilities, "permitted": capabilities, "effective": capabilities,
+    });
+    process(pid, &json!({"process": {"capabilities": sets}}), filtered)
 }
 
 /// Checks that the process is in each of the container's cgroups.
-fn membership(pid: i32, hosts: &Hierarchies, paths: &CgroupPaths) -> Result<(), RuntimeError> {
+pub(crate) fn membership(
+    pid: i32,
+    hosts: &Hierarchies,
+    paths: &CgroupPaths,
+) -> Result<(), RuntimeError> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))
         .doing("read the init process's cgroups")?;
     let wanted =
@@ -135,7 +144,6 @@ fn membership(pid: i32, hosts: &Hierarchies, paths: &CgroupPaths) -> Result<(), 
 mod tests {
     use super::*;
     use nimbus_api::RefusalCode;
-    use serde_json::json;
 
     const INIT: &str = "NoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\nCapInh:\t0\nCapPrm:\t21\nCapEff:\t21\nCapBnd:\t21\nCapAmb:\t0\n";
     const OWN: &str = "Seccomp_filters:\t0\n";

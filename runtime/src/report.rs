@@ -9,7 +9,8 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
 
-const REPORT_BYTES: usize = 5;
+/// Bytes of one.
+pub(crate) const REPORT_BYTES: usize = 5;
 
 /// Where it went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,12 @@ pub(crate) enum Stage {
     Filter,
     /// Executing the program.
     Execute,
+    /// Everything before.
+    SetUp,
+    /// Entering its directory.
+    Directory,
+    /// Making its terminal.
+    Terminal,
 }
 
 impl Stage {
@@ -28,6 +35,9 @@ impl Stage {
             Self::Find => "the program cannot be found",
             Self::Filter => "the filter cannot be loaded",
             Self::Execute => "the program cannot be executed",
+            Self::SetUp => "the process cannot be set up",
+            Self::Directory => "the working directory cannot be entered",
+            Self::Terminal => "a terminal cannot be made in the container",
         }
     }
 }
@@ -42,13 +52,35 @@ pub(crate) struct Report {
 impl Report {
     /// Sends it; whoever reads finds out by the process's end if that fails.
     pub(crate) fn send(self, fifo: &OwnedFd) {
+        rustix::io::write(fifo, &self.to_bytes()).unwrap_or_default();
+    }
+
+    /// As it travels.
+    pub(crate) fn to_bytes(self) -> [u8; REPORT_BYTES] {
         let [a, b, c, d] = self.errno.to_ne_bytes();
         let stage = match self.stage {
             Stage::Find => 1,
             Stage::Filter => 2,
             Stage::Execute => 3,
+            Stage::SetUp => 4,
+            Stage::Directory => 5,
+            Stage::Terminal => 6,
         };
-        rustix::io::write(fifo, &[stage, a, b, c, d]).unwrap_or_default();
+        [stage, a, b, c, d]
+    }
+
+    /// As it has travelled, if it is one.
+    pub(crate) fn from_bytes([stage, a, b, c, d]: [u8; REPORT_BYTES]) -> Option<Self> {
+        let stage = match stage {
+            1 => Stage::Find,
+            2 => Stage::Filter,
+            3 => Stage::Execute,
+            4 => Stage::SetUp,
+            5 => Stage::Directory,
+            6 => Stage::Terminal,
+            _ => return None,
+        };
+        Some(Self { stage, errno: i32::from_ne_bytes([a, b, c, d]) })
     }
 
     /// Reads one, if there is one.
@@ -57,21 +89,15 @@ impl Report {
         if rustix::io::read(fifo, &mut bytes) != Ok(REPORT_BYTES) {
             return None;
         }
-        let [stage, a, b, c, d] = bytes;
-        let stage = match stage {
-            1 => Stage::Find,
-            2 => Stage::Filter,
-            3 => Stage::Execute,
-            _ => return None,
-        };
-        Some(Self { stage, errno: i32::from_ne_bytes([a, b, c, d]) })
+        Self::from_bytes(bytes)
     }
 
     /// The refusal that it means.
     pub(crate) fn refusal(self) -> Refusal {
         let code = match self.stage {
-            Stage::Find | Stage::Execute => RefusalCode::RuntimeExec,
+            Stage::Find | Stage::Execute | Stage::Directory => RefusalCode::RuntimeExec,
             Stage::Filter => RefusalCode::RuntimeUnproven,
+            Stage::SetUp | Stage::Terminal => RefusalCode::RuntimeFailed,
         };
         let cause = std::io::Error::from_raw_os_error(self.errno);
         Refusal::with(code, format!("{}: {cause}", self.stage.sentence()))

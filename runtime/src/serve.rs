@@ -6,14 +6,14 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::process::{ExitCode, Termination};
 
 use nimbus_api::frame::{Frame, FrameReader, write_frame};
-use nimbus_api::plan::{LAYERS_MAX, PLAN_BYTES_MAX, PLAN_VERSION, Plan};
+use nimbus_api::plan::{LAYERS_MAX, PLAN_BYTES_MAX, PLAN_VERSION, Plan, PlanSeccomp};
 use nimbus_api::runtime::{
-    NO_CREATE_NAME, RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb,
+    ExecRequest, OUTSIDE_NAME, RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb,
 };
 use nimbus_api::strict_json::{self, Limits};
 use nimbus_api::{Digest, RefusalCode};
@@ -23,9 +23,10 @@ use rustix::process::{DumpableBehavior, Signal};
 use crate::create::{Job, Root, create};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
+use crate::sys::fork::Kin;
 use crate::sys::seccomp::{INSTRUCTION_BYTES, INSTRUCTIONS_MAX, Program};
 use crate::sys::{fd, seal, signal};
-use crate::{delete, kill, pause, spec, start};
+use crate::{delete, exec, kill, pause, spec, start};
 
 /// Longest request: a plan and what names it.
 const REQUEST_BYTES_MAX: usize = PLAN_BYTES_MAX + (64 << 10);
@@ -54,8 +55,8 @@ impl Termination for Exit {
 
 /// Serves the request on descriptor 3.
 pub fn serve() -> Exit {
-    let creates = std::env::args_os().next().is_none_or(|name| name != NO_CREATE_NAME);
-    if creates && seal::ensure().is_err() {
+    let enters = std::env::args_os().next().is_none_or(|name| name != OUTSIDE_NAME);
+    if enters && seal::ensure().is_err() {
         return Exit::Unheard;
     }
     let Ok(socket) = clean_up() else { return Exit::Unheard };
@@ -63,12 +64,13 @@ pub fn serve() -> Exit {
         Ok(frame) => answer(frame),
         Err(error) => Err(RuntimeError::refused(RefusalCode::RuntimeFailed, error)),
     };
-    let (reply, exit) = match reply {
-        Ok(reply) => (reply, Exit::Done),
-        Err(error) => (error.reply(), Exit::Failed),
+    let (reply, fd, exit) = match reply {
+        Ok((reply, fd)) => (reply, fd, Exit::Done),
+        Err(error) => (error.reply(), None, Exit::Failed),
     };
     let text = serde_json::to_vec(&reply).unwrap_or_default();
-    if write_frame(&socket, &text, &[]).is_err() { Exit::Unheard } else { exit }
+    let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+    if write_frame(&socket, &text, &fds).is_err() { Exit::Unheard } else { exit }
 }
 
 /// Everything that an inherited process state could do to us.
@@ -92,7 +94,10 @@ fn clean_up() -> Result<OwnedFd, RuntimeError> {
     Ok(socket)
 }
 
-fn answer(frame: Frame) -> Result<RuntimeReply, RuntimeError> {
+/// The answer, and the descriptor that goes with it.
+type Answer = (RuntimeReply, Option<OwnedFd>);
+
+fn answer(frame: Frame) -> Result<Answer, RuntimeError> {
     let invalid = |detail: String| RuntimeError::refused(RefusalCode::RuntimeFailed, detail);
     // libcontainer reads variables (LISTEN_FDS) that would let descriptors into the container.
     if std::env::vars_os().next().is_some() || std::env::args_os().nth(1).is_some() {
@@ -105,30 +110,50 @@ fn answer(frame: Frame) -> Result<RuntimeReply, RuntimeError> {
         return Err(invalid(format!("found request version {}", request.version)));
     }
     let layout = Layout::new(&request.state_root, &request.container)?;
-    let creates = matches!(request.verb, RuntimeVerb::Create(_));
-    if !creates && !frame.fds.is_empty() {
+    let enters = request.verb.enters();
+    if !enters && !frame.fds.is_empty() {
         return Err(invalid(format!("{} descriptors came, expected none", frame.fds.len())));
     }
-    match request.verb {
+    if enters && !seal::is_sealed().doing("look at this program's mount")? {
+        let detail = "this process was started as one that enters no container";
+        return Err(RuntimeError::unproven(detail));
+    }
+    let done = match request.verb {
         RuntimeVerb::Create(plan) => {
             if plan.container != request.container {
                 return Err(invalid("the plan is for another container".into()));
             }
-            if !seal::is_sealed().doing("look at this program's mount")? {
-                let detail = "this process was started as one that does not create";
-                return Err(RuntimeError::unproven(detail));
-            }
             let created = create(&layout, job(*plan, frame.fds)?)?;
-            Ok(RuntimeReply::Created { pid: created.pid, cgroup: created.cgroup })
+            return Ok((RuntimeReply::Created { pid: created.pid, cgroup: created.cgroup }, None));
         }
-        RuntimeVerb::Start => start::start(&layout).map(|()| RuntimeReply::Done),
-        RuntimeVerb::Kill { signal, all } => {
-            kill::kill(&layout, signal, all).map(|()| RuntimeReply::Done)
+        RuntimeVerb::Exec(request) => {
+            let executed = exec::exec(&layout, one_more(*request, frame.fds)?)?;
+            return Ok((RuntimeReply::Executed { pid: executed.pid }, executed.terminal));
         }
-        RuntimeVerb::Pause => pause::pause(&layout).map(|()| RuntimeReply::Done),
-        RuntimeVerb::Resume => pause::resume(&layout).map(|()| RuntimeReply::Done),
-        RuntimeVerb::Delete => delete::delete(&layout).map(|()| RuntimeReply::Done),
-    }
+        RuntimeVerb::Start => start::start(&layout),
+        RuntimeVerb::Kill { signal, all } => kill::kill(&layout, signal, all),
+        RuntimeVerb::Pause => pause::pause(&layout),
+        RuntimeVerb::Resume => pause::resume(&layout),
+        RuntimeVerb::Delete => delete::delete(&layout),
+    };
+    done.map(|()| (RuntimeReply::Done, None))
+}
+
+/// Checks an exec against the descriptors that came with it.
+fn one_more(request: ExecRequest, fds: Vec<OwnedFd>) -> Result<exec::Request, RuntimeError> {
+    let invalid = |detail: &str| RuntimeError::refused(RefusalCode::RuntimeFailed, detail);
+    let ExecRequest { process, seccomp } = request;
+    let mut fds = fds.into_iter();
+    let filter = fds.next().ok_or_else(|| invalid("no filter came"))?;
+    let filter = Some(read_program(filter, &seccomp)?);
+    let stdio: Vec<OwnedFd> = fds.collect();
+    let stdio = if process.terminal.is_some() && stdio.is_empty() {
+        None
+    } else {
+        let three = stdio.try_into();
+        Some(three.map_err(|_other| invalid("stdin, stdout and stderr did not come"))?)
+    };
+    Ok(exec::Request { process, filter, stdio, kin: Kin::Sibling })
 }
 
 /// Checks a plan against the descriptors that came with it.
@@ -144,7 +169,7 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
     }
     spec::check(&plan.spec).map_err(RuntimeError::Refused)?;
     let mut fds = fds.into_iter();
-    let program = fds.next().map(|memfd| read_program(memfd, &plan)).transpose()?;
+    let program = fds.next().map(|memfd| read_program(memfd, &plan.seccomp)).transpose()?;
     let layers = fds.by_ref().take(layers).collect();
     let stdio: [OwnedFd; 3] = fds
         .collect::<Vec<_>>()
@@ -163,7 +188,7 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
 }
 
 /// Reads the filter once, into memory that only this process has, and checks what was read.
-fn read_program(memfd: OwnedFd, plan: &Plan) -> Result<Program, RuntimeError> {
+fn read_program(memfd: OwnedFd, plan: &PlanSeccomp) -> Result<Program, RuntimeError> {
     let unproven = |detail: String| RuntimeError::unproven(detail);
     let file = File::from(memfd);
     let found = file.metadata().doing("look at the filter")?.len();
@@ -173,11 +198,11 @@ fn read_program(memfd: OwnedFd, plan: &Plan) -> Result<Program, RuntimeError> {
     }
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, 0).doing("read the filter")?;
-    if Digest::of(&bytes) != plan.seccomp.program_sha256 {
+    if Digest::of(&bytes) != plan.program_sha256 {
         return Err(unproven("the filter is not the plan's".into()));
     }
     let program = Program::from_bytes(&bytes).map_err(|error| unproven(error.to_string()))?;
-    if u32::try_from(program.len()) != Ok(plan.seccomp.instructions) {
+    if u32::try_from(program.len()) != Ok(plan.instructions) {
         return Err(unproven(format!("the filter has {} instructions", program.len())));
     }
     Ok(program)

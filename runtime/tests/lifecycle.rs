@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nimbus_api::frame::{FrameReader, write_frame};
-use nimbus_api::runtime::{NO_CREATE_NAME, RuntimeReply, RuntimeVerb};
+use nimbus_api::runtime::{OUTSIDE_NAME, RuntimeReply, RuntimeVerb};
 use nimbus_api::{Digest, RefusalCode};
 use serde_json::json;
 use support::Host;
@@ -51,7 +51,7 @@ fn a_created_container_waits_and_can_be_deleted_unstarted() {
 #[test]
 fn a_process_that_was_not_started_to_create_refuses_to() {
     let host = Host::new(&["true"]);
-    let (mut child, socket) = Host::spawn_as(NO_CREATE_NAME);
+    let (mut child, socket) = Host::spawn_as(OUTSIDE_NAME);
     let (fds, _, _) = host.create_fds();
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
     let request = serde_json::to_vec(&host.request(host.create_verb())).unwrap();

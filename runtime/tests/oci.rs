@@ -128,3 +128,22 @@ fn a_profile_without_its_program_does_not_run_unfiltered() {
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     assert!(bundle.log().contains("--seccomp-bpf"), "{}", bundle.log());
 }
+
+#[test]
+fn one_more_process_runs_in_a_container_and_its_exit_status_is_told() {
+    let bundle = Bundle::new("exec", "sleep 100");
+    let created = ["create", "-b", &bundle.path(""), "--seccomp-bpf", &bundle.path("filter")];
+    assert!(bundle.oci(&created).status.success(), "{}", bundle.log());
+    assert!(bundle.oci(&["start"]).status.success(), "{}", bundle.log());
+    let exec = |options: &[&str], command: &[&str]| {
+        let mut oci = Command::new(env!("CARGO_BIN_EXE_nimbus-oci"));
+        oci.arg("--root").arg(bundle.dir.path().join("state")).arg("exec").args(options);
+        oci.arg(&bundle.id).args(command).output().unwrap()
+    };
+    let script = "echo $PPID; grep Seccomp: /proc/self/status; exit 9";
+    let output = exec(&["--seccomp-bpf", &bundle.path("filter")], &["sh", "-c", script]);
+    assert_eq!(output.status.code(), Some(9), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\nSeccomp:\t2\n");
+    assert!(bundle.kill("KILL").status.success());
+    assert!(bundle.oci(&["delete", "-f"]).status.success(), "{}", bundle.log());
+}

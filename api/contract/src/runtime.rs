@@ -11,14 +11,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerKey;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanSeccomp};
 use crate::refusal::Refusal;
 
 /// Where `nimbus-runtime` finds its end of the socket.
 pub const REQUEST_FD: i32 = 3;
-/// The name (first argument) under which it is started when the request is no Create: then it skips
-/// what keeps its own file out of a container's reach, and refuses to create.
-pub const NO_CREATE_NAME: &str = "nimbus-runtime-no-create";
+/// The name (first argument) under which it is started when the request puts no process into a
+/// container (neither Create nor Exec): then it skips what keeps its own file out of a container's
+/// reach, and refuses both.
+pub const OUTSIDE_NAME: &str = "nimbus-runtime-outside";
 /// The version of [`RuntimeRequest`].
 pub const RUNTIME_VERSION: u32 = 1;
 
@@ -53,12 +54,85 @@ pub enum RuntimeVerb {
         /// Every process.
         all: bool,
     },
+    /// Run one more process in it; it has been started. Descriptors that come along, in this order:
+    /// the seccomp program and, unless it gets a terminal, stdin, stdout, stderr. The process becomes
+    /// the *caller's* child.
+    Exec(Box<ExecRequest>),
     /// Let everything in it stand still; it has been started.
     Pause,
     /// Let it go on.
     Resume,
     /// Kill what is left and remove cgroups, state and bundle. Done already is done.
     Delete,
+}
+
+impl RuntimeVerb {
+    /// Whether it puts a process into the container, which for a moment is the runtime's own program.
+    pub const fn enters(&self) -> bool {
+        match self {
+            Self::Create(_) | Self::Exec(_) => true,
+            Self::Start | Self::Kill { .. } | Self::Pause | Self::Resume | Self::Delete => false,
+        }
+    }
+}
+
+/// One more process for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecRequest {
+    /// What it is to be.
+    pub process: ExecProcess,
+    /// The filter of the container's plan; it holds for this process too.
+    pub seccomp: PlanSeccomp,
+}
+
+/// A process as `nimbus_hooks::exec` has judged it: everything that is not here is the container's own
+/// or set by the runtime (no_new_privs, the filter, namespaces, cgroups).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecProcess {
+    /// The command; never empty.
+    pub args: Vec<String>,
+    /// The whole environment, but for `HOME` when it has none.
+    pub env: Vec<String>,
+    /// Where it begins, in the container.
+    pub cwd: String,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub additional_gids: Vec<u32>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Bounding, permitted and effective set; nothing is inheritable or ambient.
+    pub capabilities: Vec<String>,
+    /// `RLIMIT_NOFILE`.
+    pub nofile: OpenFiles,
+    /// The container's own.
+    pub oom_score_adj: i32,
+    /// The terminal it gets, if any.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// `RLIMIT_NOFILE` of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenFiles {
+    /// In force.
+    pub soft: u64,
+    /// How far the process may raise it.
+    pub hard: u64,
+}
+
+/// Size of a terminal, in characters; zeroes are "not known".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in one.
+    pub columns: u16,
 }
 
 /// The answer.
@@ -71,6 +145,11 @@ pub enum RuntimeReply {
         pid: i32,
         /// Where its cgroups are.
         cgroup: CgroupPaths,
+    },
+    /// One more process runs. When it has a terminal, that terminal's other end comes along.
+    Executed {
+        /// The process, in the caller's pid namespace.
+        pid: i32,
     },
     /// Any other verb has been done.
     Done,

@@ -1,8 +1,9 @@
 //! The decisions of Nimbus at each point of a job's life, as pure functions.
 //!
 //! Intent: everything that decides whether something may run is here, small enough to read in one
-//! sitting, and can be given any facts in a test. Inputs are [`facts::Facts`], gathered by the node
-//! agent; the output is a [`nimbus_api::plan::Plan`] or a [`nimbus_api::Refusal`].
+//! sitting, and can be given any facts in a test. For [`admit`] inputs are [`facts::Facts`], gathered by
+//! the node agent; the output is a [`nimbus_api::plan::Plan`] or a [`nimbus_api::Refusal`]. What
+//! happens later in a job's life ([`exec`]) is judged by that plan alone.
 //!
 //! Deliberately absent: I/O, clocks, threads, randomness, and any way to say "yes" by default: an
 //! absent fact is a variant of its own, and each such variant ends in a refusal.
@@ -13,6 +14,7 @@
 pub mod facts;
 
 mod decide;
+mod exec;
 mod image;
 mod lease;
 mod policy;
@@ -24,6 +26,7 @@ mod task;
 mod tests;
 
 pub use decide::admit;
+pub use exec::exec;
 pub use lease::plausible;
 pub use policy::may_fetch;
 pub use spec::process_identity;

@@ -6,8 +6,8 @@
 
 mod linux;
 mod mounts;
-mod process;
-mod raw;
+pub(crate) mod process;
+pub(crate) mod raw;
 mod resources;
 
 use std::collections::BTreeMap;
@@ -15,12 +15,13 @@ use std::collections::BTreeMap;
 use nimbus_api::id::ContainerKey;
 use nimbus_api::lease::LeaseClaims;
 use nimbus_api::process::ProcessIdentity;
+use nimbus_api::runtime::OpenFiles;
 use nimbus_api::strict_json::{self, Limits, StrictJsonError};
 use nimbus_api::{Refusal, RefusalCode};
+use serde::de::DeserializeOwned;
 
 use crate::CONFIG_BYTES_MAX;
 pub(crate) use mounts::STANDARD_MOUNTS;
-pub(crate) use process::Nofile;
 
 /// Prefix of annotations by which other runtimes are told to inject devices.
 const CDI_PREFIX: &str = "cdi.k8s.io/";
@@ -32,7 +33,7 @@ const HOSTNAME_BYTES_MAX: usize = 64;
 pub(crate) struct Judged {
     pub(crate) process: ProcessIdentity,
     pub(crate) umask: Option<u32>,
-    pub(crate) nofile: Nofile,
+    pub(crate) nofile: OpenFiles,
     /// Sorted, without repetition: what both the lease and the specification name.
     pub(crate) capabilities: Vec<String>,
     pub(crate) oom_score_adj: i64,
@@ -68,7 +69,7 @@ impl Tightened {
 /// argv, environment, directory and user that a `config.json` asks for, as leases name them.
 /// Reads strictly, judges nothing.
 pub fn process_identity(config_json: &[u8]) -> Result<ProcessIdentity, Refusal> {
-    let spec = parse(config_json)?;
+    let spec: raw::Spec = parse(config_json)?;
     let process = spec.process.ok_or_else(|| malformed("process is missing"))?;
     Ok(process::identity(&process))
 }
@@ -78,7 +79,7 @@ pub(crate) fn judge(
     container: &ContainerKey,
     claims: &LeaseClaims,
 ) -> Result<Judged, Refusal> {
-    let spec = parse(config_json)?;
+    let spec: raw::Spec = parse(config_json)?;
     if !spec.oci_version.starts_with("1.") {
         return Err(malformed(&format!("ociVersion {:?}", spec.oci_version)));
     }
@@ -94,6 +95,9 @@ pub(crate) fn judge(
     check_root(&root.path)?;
 
     let mut tightened = Tightened::default();
+    if process.terminal {
+        return Err(RefusalCode::SpecTerminalUnsupported.into());
+    }
     let kernel = linux::judge(&linux, container, &mut tightened)?;
     mounts::judge(&spec.mounts, &mut tightened)?;
     resources::judge(linux.resources.as_ref(), &claims.resources, &mut tightened)?;
@@ -121,8 +125,9 @@ pub(crate) fn judge(
     })
 }
 
-fn parse(config_json: &[u8]) -> Result<raw::Spec, Refusal> {
-    strict_json::parse(config_json, Limits::bytes(CONFIG_BYTES_MAX)).map_err(|error| {
+/// Reads a specification, or a part of one, strictly.
+pub(crate) fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, Refusal> {
+    strict_json::parse(json, Limits::bytes(CONFIG_BYTES_MAX)).map_err(|error| {
         let code = match &error {
             StrictJsonError::TooLarge { .. } => RefusalCode::SpecTooLarge,
             _ if error.is_duplicate_key() => RefusalCode::SpecDuplicateKey,
@@ -135,7 +140,7 @@ fn parse(config_json: &[u8]) -> Result<raw::Spec, Refusal> {
     })
 }
 
-fn malformed(found: &str) -> Refusal {
+pub(crate) fn malformed(found: &str) -> Refusal {
     Refusal::with(RefusalCode::SpecMalformed, found)
 }
 

@@ -1,5 +1,6 @@
-//! Tests of `admit` as a whole.
+//! Tests of `admit` and of `exec` as a whole.
 
+mod exec_table;
 mod facts_table;
 mod fixtures;
 mod properties;

@@ -21,6 +21,16 @@ pub(crate) enum Verb {
     Start { id: String },
     /// Say how it is.
     State { id: String },
+    /// Run one more process in it; with `detach`, do not wait for it.
+    Exec {
+        id: String,
+        /// A file with an OCI process; else the container's own with another command.
+        process: Option<PathBuf>,
+        command: Vec<String>,
+        filter: Option<PathBuf>,
+        pid_file: Option<PathBuf>,
+        detach: bool,
+    },
     /// Send a signal.
     Kill { id: String, signal: String, all: bool },
     /// Remove it.
@@ -37,7 +47,7 @@ pub(crate) struct Args {
 /// A command line that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0}\nusage: nimbus-oci [--root DIR] create|run [-b BUNDLE] [--pid-file FILE] [--seccomp-bpf FILE] ID\n       nimbus-oci [--root DIR] start|state ID | kill [--all] ID [SIGNAL] | delete [-f] ID"
+    "{0}\nusage: nimbus-oci [--root DIR] create|run [-b BUNDLE] [--pid-file FILE] [--seccomp-bpf FILE] ID\n       nimbus-oci [--root DIR] exec [-d] [-p PROCESS.json] [--pid-file FILE] [--seccomp-bpf FILE] ID [COMMAND...]\n       nimbus-oci [--root DIR] start|state ID | kill [--all] ID [SIGNAL] | delete [-f] ID"
 )]
 pub(crate) struct Usage(String);
 
@@ -47,7 +57,9 @@ struct Found {
     bundle: Option<PathBuf>,
     pid_file: Option<PathBuf>,
     filter: Option<PathBuf>,
+    process: Option<PathBuf>,
     all: bool,
+    detach: bool,
     force: bool,
     words: Vec<String>,
 }
@@ -57,6 +69,11 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, Usag
     let mut found = Found::default();
     let mut args = args.into_iter();
     while let Some(arg) = args.next() {
+        if found.words.len() >= 2 && found.words.first().is_some_and(|word| word == "exec") {
+            // A command of the container's, whose options are its own.
+            found.words.push(arg);
+            continue;
+        }
         let (name, mut inline) = match arg.split_once('=') {
             Some((name, value)) if name.starts_with("--") => {
                 (name.to_owned(), Some(value.to_owned()))
@@ -73,6 +90,8 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, Usag
             "--root" => found.root = Some(value()?.into()),
             "-b" | "--bundle" => found.bundle = Some(value()?.into()),
             "--pid-file" => found.pid_file = Some(value()?.into()),
+            "-p" | "--process" => found.process = Some(value()?.into()),
+            "-d" | "--detach" => found.detach = true,
             "--seccomp-bpf" => found.filter = Some(value()?.into()),
             // Accepted because every caller of runc sends them; errors go to stderr alone.
             "--log" | "--log-format" => drop(value()?),
@@ -87,10 +106,17 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, Usag
 }
 
 fn verb(found: Found) -> Result<Verb, Usage> {
-    let Found { bundle, pid_file, filter, all, force, words, .. } = found;
+    let Found { bundle, pid_file, filter, process, all, detach, force, words, .. } = found;
     let mut words = words.into_iter();
     let name = words.next().ok_or_else(|| Usage("no command".to_owned()))?;
     let id = words.next().ok_or_else(|| Usage("no container id".to_owned()))?;
+    if name == "exec" {
+        let command: Vec<String> = words.collect();
+        if process.is_none() && command.is_empty() {
+            return Err(Usage("neither a process nor a command".to_owned()));
+        }
+        return Ok(Verb::Exec { id, process, command, filter, pid_file, detach });
+    }
     let extra = words.next();
     if words.next().is_some() || (extra.is_some() && name != "kill") {
         return Err(Usage("too many arguments".to_owned()));
@@ -129,15 +155,32 @@ mod tests {
         assert_eq!(args, Ok(Args { root: "/r".into(), verb }));
         let kill = Verb::Kill { id: "x".into(), signal: "9".into(), all: true };
         assert_eq!(read("kill --all x 9").map(|args| args.verb), Ok(kill));
+        let exec = Verb::Exec {
+            id: "x".into(),
+            process: None,
+            command: vec!["ls".into(), "--all".into(), "-d".into()],
+            filter: None,
+            pid_file: Some("/p".into()),
+            detach: true,
+        };
+        let line = "exec -d --pid-file /p x ls --all -d";
+        assert_eq!(read(line).map(|args| args.verb), Ok(exec));
         let delete = Verb::Delete { id: "x".into(), force: true };
         assert_eq!(read("delete -f x").map(|args| args.verb), Ok(delete));
     }
 
     #[test]
     fn what_is_not_understood_is_refused() {
-        for bad in
-            ["", "create", "frob x", "start x y", "--odd start x", "create x -b", "kill x 9 1"]
-        {
+        for bad in [
+            "",
+            "create",
+            "frob x",
+            "start x y",
+            "--odd start x",
+            "create x -b",
+            "kill x 9 1",
+            "exec x",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

@@ -3,10 +3,11 @@
 //! Never packaged. It takes a plain bundle, whose root is used as it is and whose device rules are
 //! libcontainer's; there is no lease to prove limits by. Filters come compiled (`--seccomp-bpf`): a bundle
 //! with a profile and without its program is refused, not run unfiltered. Deliberately absent:
-//! terminals, hooks, exec.
+//! terminals, hooks.
 #![forbid(unsafe_code)]
 
 mod args;
+mod exec;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -79,6 +80,17 @@ fn run(args: Args) -> Result<u8, RuntimeError> {
             if wait { run_to_end(&layout, &created) } else { Ok(0) }
         }
         Verb::Start { id } => start::start(&layout(&root, &id)?).map(|()| 0),
+        Verb::Exec { id, process, command, filter, pid_file, detach } => {
+            seal::ensure().doing("run from a file that no container can write to")?;
+            let layout = layout(&root, &id)?;
+            let process = exec::process(&layout, process.as_deref(), command)?;
+            let filter = filter.as_deref().map(read_filter).transpose()?;
+            let executed = exec::start(&layout, process, filter)?;
+            if let Some(file) = pid_file {
+                fs::write(file, executed.to_string()).doing("write the pid file")?;
+            }
+            if detach { Ok(0) } else { wait_for(executed) }
+        }
         Verb::State { id } => state(&layout(&root, &id)?, &id),
         Verb::Kill { id, signal, all } => {
             kill::kill(&layout(&root, &id)?, number(&signal)?, all).map(|()| 0)
@@ -96,14 +108,20 @@ fn run(args: Args) -> Result<u8, RuntimeError> {
 fn run_to_end(layout: &Layout, created: &Created) -> Result<u8, RuntimeError> {
     let started = start::start(layout);
     let ended = match &started {
-        Ok(()) => waitpid(Pid::from_raw(created.pid), WaitOptions::empty()).doing("wait"),
-        Err(_) => Ok(None),
+        Ok(()) => wait_for(created.pid),
+        Err(_) => Ok(EXIT_FAILED),
     };
     created.guard.leave()?;
     delete::delete(layout)?;
     started?;
-    let Some((_, status)) = ended? else {
-        return Err(failed("the container cannot be waited for"));
+    ended
+}
+
+/// Waits for a child: its exit code, or 128 and the signal's number.
+fn wait_for(pid: i32) -> Result<u8, RuntimeError> {
+    let ended = waitpid(Pid::from_raw(pid), WaitOptions::empty()).doing("wait")?;
+    let Some((_, status)) = ended else {
+        return Err(failed("the process cannot be waited for"));
     };
     let code = status.exit_status();
     let code = code.or_else(|| status.terminating_signal().map(|number| EXIT_SIGNALLED + number));
@@ -125,8 +143,7 @@ fn job(bundle: &Path, filter: Option<&Path>, id: &str) -> Result<Job, RuntimeErr
     {
         return Err(failed("the bundle has a seccomp profile: give its program by --seccomp-bpf"));
     }
-    let program = filter
-        .map(|file| Program::from_bytes(&fs::read(file).doing("read the filter")?).map_err(failed));
+    let program = filter.map(read_filter);
     let root = spec.pointer("/root/path").and_then(Value::as_str).unwrap_or("rootfs");
     let root = bundle.join(root).to_string_lossy().into_owned();
     let read_only = spec.pointer("/root/readonly").and_then(Value::as_bool).unwrap_or(false);
@@ -149,6 +166,10 @@ fn job(bundle: &Path, filter: Option<&Path>, id: &str) -> Result<Job, RuntimeErr
         stdio: None,
         sibling: false,
     })
+}
+
+fn read_filter(file: &Path) -> Result<Program, RuntimeError> {
+    Program::from_bytes(&fs::read(file).doing("read the filter")?).map_err(failed)
 }
 
 /// What OCI calls a container's status.

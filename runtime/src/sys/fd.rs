@@ -1,7 +1,7 @@
-//! The inherited descriptors: taking ours, closing the rest.
+//! Descriptors as a whole: taking the one that is ours, placing those of a program, closing the rest.
 
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nimbus_api::runtime::REQUEST_FD;
@@ -63,3 +63,45 @@ pub(crate) fn close_all_but_channels() -> io::Result<()> {
     }
     Err(io::Error::last_os_error())
 }
+
+/// Puts three descriptors in the place of the standard ones and one, close-on-exec, right after them,
+/// and closes every other.
+///
+/// For a forked copy of this process alone, which never returns to the frames that own descriptors.
+pub(crate) fn keep_only(stdio: [OwnedFd; 3], channel: &mut OwnedFd) -> io::Result<()> {
+    let [stdin, stdout, stderr] = stdio.map(OwnedFd::into_raw_fd);
+    // Out of the way of the places first: one of them may stand in another's.
+    let mut held = Vec::new();
+    for fd in [stdin, stdout, stderr, channel.as_raw_fd()] {
+        // SAFETY: F_DUPFD_CLOEXEC takes an integer and touches no memory; `fd` was owned until now and
+        // is open.
+        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, HELD_FIRST) };
+        if copy < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        held.push(copy);
+    }
+    for (place, copy) in (0..).zip(held) {
+        let flags = if place == CHANNEL { libc::O_CLOEXEC } else { 0 };
+        // SAFETY: dup3 touches no memory. What it closes in `place` belongs to frames of the process
+        // that this one is a copy of, to which it never returns, or was given up above.
+        if unsafe { libc::dup3(copy, place, flags) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    // SAFETY: dup3 has made this descriptor just now and nobody else owns it.
+    let kept = unsafe { OwnedFd::from_raw_fd(CHANNEL) };
+    // Given up, not closed: its number may be that of a place, and is closed below if it is not.
+    let _given_up = std::mem::replace(channel, kept).into_raw_fd();
+    let first = libc::c_uint::try_from(CHANNEL + 1).unwrap_or(libc::c_uint::MAX);
+    // SAFETY: close_range touches no memory; whose descriptors it closes: as above.
+    if unsafe { libc::close_range(first, libc::c_uint::MAX, 0) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Where [`keep_only`] puts the channel.
+const CHANNEL: RawFd = 3;
+/// Beyond every place.
+const HELD_FIRST: libc::c_int = 16;

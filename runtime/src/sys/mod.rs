@@ -3,11 +3,12 @@
 //! Nothing here decides anything. Each function is safe to call: what it needs, its signature asks
 //! for. The rest of the crate forbids unsafe code.
 //!
-//! Deliberately absent: fork. The only new processes are libcontainer's.
+//! The only new processes are libcontainer's and those of [`fork`].
 #![expect(unsafe_code, reason = "system calls without a safe wrapper live here and only here")]
 
 pub(crate) mod bpf;
 pub(crate) mod fd;
+pub(crate) mod fork;
 pub(crate) mod keyring;
 pub(crate) mod net;
 pub(crate) mod seal;

@@ -131,6 +131,14 @@ impl Host {
     }
 
     pub fn ask_with(request: &RuntimeRequest, fds: &[BorrowedFd<'_>]) -> RuntimeReply {
+        Self::ask_for(request, fds).0
+    }
+
+    /// The answer and the descriptors that came along.
+    pub fn ask_for(
+        request: &RuntimeRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> (RuntimeReply, Vec<OwnedFd>) {
         let (mut child, socket) = Self::spawn();
         write_frame(&socket, &serde_json::to_vec(request).unwrap(), fds).unwrap();
         let frame = FrameReader::default().read(&socket).unwrap();
@@ -138,20 +146,24 @@ impl Host {
         let code = child.wait().unwrap().code();
         let failed = matches!(reply, RuntimeReply::Failed { .. });
         assert_eq!(code, Some(i32::from(failed)), "{reply:?}");
-        reply
+        (reply, frame.fds)
     }
 
     pub fn ask(&self, verb: RuntimeVerb) -> RuntimeReply {
         Self::ask_with(&self.request(verb), &[])
     }
 
-    pub fn create_fds(&self) -> (Vec<OwnedFd>, PathBuf, PathBuf) {
+    pub fn sealed_filter(&self) -> OwnedFd {
         let memfd =
             memfd_create("filter", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         let mut file = File::from(memfd);
         file.write_all(&self.filter).unwrap();
         fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK).unwrap();
-        let mut fds = vec![OwnedFd::from(file)];
+        file.into()
+    }
+
+    pub fn create_fds(&self) -> (Vec<OwnedFd>, PathBuf, PathBuf) {
+        let mut fds = vec![self.sealed_filter()];
         for layer in &self.layers {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             fds.push(open_tree(CWD, layer, flags).unwrap());
@@ -177,7 +189,9 @@ impl Host {
         match Self::ask_with(&self.request(self.create_verb()), &fds) {
             RuntimeReply::Created { pid, cgroup } => Ok(Created { pid, cgroup, out, err }),
             RuntimeReply::Failed { refusal, cause } => Err((refusal.code, cause)),
-            RuntimeReply::Done => panic!("Create was answered with Done"),
+            other @ (RuntimeReply::Done | RuntimeReply::Executed { .. }) => {
+                panic!("Create was answered with {other:?}")
+            }
         }
     }
 
@@ -269,7 +283,8 @@ pub fn busybox_root(root: &Path) {
     fs::set_permissions(root.join("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
     for applet in [
         "sh", "echo", "cat", "true", "ls", "id", "sleep", "mount", "ping", "mknod", "grep", "dd",
-        "stat", "setsid", "ip", "pwd", "env", "umount", "touch",
+        "stat", "setsid", "ip", "pwd", "env", "umount", "touch", "stty", "tty", "readlink",
+        "mkfifo", "rm", "chmod",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }

@@ -19,7 +19,7 @@ use nimbus_api::error::Chain;
 use nimbus_api::frame::{FrameError, FrameReader, write_frame};
 use nimbus_api::id::ContainerKey;
 use nimbus_api::runtime::{
-    NO_CREATE_NAME, REQUEST_FD, RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb,
+    OUTSIDE_NAME, REQUEST_FD, RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb,
 };
 use nimbus_api::strict_json::{self, Limits, StrictJsonError};
 use nimbus_api::{Refusal, RefusalCode};
@@ -46,6 +46,15 @@ pub(crate) struct Launcher {
     key: ContainerKey,
     log: Log,
     family: Family,
+}
+
+/// What it answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// In words.
+    pub reply: RuntimeReply,
+    /// The other end of a terminal, when the verb made one.
+    pub terminal: Option<OwnedFd>,
 }
 
 /// Why there is no answer.
@@ -131,8 +140,8 @@ impl Launcher {
         verb: RuntimeVerb,
         fds: Vec<OwnedFd>,
         patience: Duration,
-    ) -> Result<RuntimeReply, CallError> {
-        let creates = matches!(verb, RuntimeVerb::Create(_));
+    ) -> Result<Answer, CallError> {
+        let enters = verb.enters();
         let request = RuntimeRequest {
             version: RUNTIME_VERSION,
             state_root: self.state_root.clone(),
@@ -142,7 +151,7 @@ impl Launcher {
         let request = serde_json::to_vec(&request).map_err(CallError::Encode)?;
         // Nothing is reaped as an orphan while the runtime makes children.
         let _birth = self.family.birth();
-        let (socket, running) = self.spawn(creates)?;
+        let (socket, running) = self.spawn(enters)?;
         let exchange = async {
             send(&socket, request, fds).await?;
             receive(&socket).await
@@ -158,14 +167,14 @@ impl Launcher {
 
     /// Asks for a verb whose answer can only be that it is done.
     pub(crate) async fn done(&self, verb: RuntimeVerb, patience: Duration) -> Result<(), Refusal> {
-        match self.call(verb, Vec::new(), patience).await {
+        match self.call(verb, Vec::new(), patience).await.map(|answer| answer.reply) {
             Ok(RuntimeReply::Done) => Ok(()),
             Ok(RuntimeReply::Failed { refusal, cause }) => {
                 self.log.warn(format_args!("{refusal}: {cause}"));
                 Err(refusal)
             }
-            Ok(RuntimeReply::Created { .. }) => {
-                Err(Refusal::with(RefusalCode::RuntimeFailed, "answered with Created"))
+            Ok(RuntimeReply::Created { .. } | RuntimeReply::Executed { .. }) => {
+                Err(Refusal::with(RefusalCode::RuntimeFailed, "answered with a process"))
             }
             Err(error) => {
                 self.log.warn(Chain(&error));
@@ -174,16 +183,16 @@ impl Launcher {
         }
     }
 
-    /// Creating, it executes itself once more to be out of the container's reach, which the other
-    /// verbs need not pay for.
-    fn spawn(&self, creates: bool) -> Result<(UnixStream, Running), CallError> {
+    /// What enters a container executes itself once more to be out of the container's reach, which the
+    /// other verbs need not pay for.
+    fn spawn(&self, enters: bool) -> Result<(UnixStream, Running), CallError> {
         let (ours, theirs) = StdUnixStream::pair().map_err(CallError::Socket)?;
         ours.set_nonblocking(true).map_err(CallError::Socket)?;
         let ours = UnixStream::from_std(ours).map_err(CallError::Socket)?;
         let output = || self.log.descriptor().map_or_else(Stdio::null, Stdio::from);
         let mut command = Command::new(&self.program);
-        if !creates {
-            command.arg0(NO_CREATE_NAME);
+        if !enters {
+            command.arg0(OUTSIDE_NAME);
         }
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(output()).stderr(output());
         command
@@ -223,7 +232,7 @@ fn send_now(
     write_frame(socket, request, &fds)
 }
 
-async fn receive(socket: &UnixStream) -> Result<RuntimeReply, CallError> {
+async fn receive(socket: &UnixStream) -> Result<Answer, CallError> {
     let mut reader = FrameReader::with_limit(REPLY_BYTES_MAX);
     loop {
         socket.readable().await.map_err(|error| CallError::Receive(FrameError::Io(error)))?;
@@ -234,8 +243,9 @@ async fn receive(socket: &UnixStream) -> Result<RuntimeReply, CallError> {
         match read {
             Ok(frame) => {
                 let frame = frame.map_err(CallError::Receive)?;
-                return strict_json::parse(&frame.bytes, Limits::bytes(REPLY_BYTES_MAX))
-                    .map_err(CallError::Reply);
+                let reply = strict_json::parse(&frame.bytes, Limits::bytes(REPLY_BYTES_MAX))
+                    .map_err(CallError::Reply)?;
+                return Ok(Answer { reply, terminal: frame.fds.into_iter().next() });
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(CallError::Receive(FrameError::Io(error))),

@@ -1,6 +1,7 @@
 //! The process: user, command, capabilities, limits.
 
 use nimbus_api::process::ProcessIdentity;
+use nimbus_api::runtime::OpenFiles;
 use nimbus_api::{Refusal, RefusalCode};
 
 use super::raw::{Capabilities, Process, Rlimit};
@@ -18,21 +19,14 @@ const NOFILE_DEFAULT: u64 = 1024;
 /// The kernel's largest `oom_score_adj`.
 const OOM_SCORE_ADJ_MAX: i64 = 1000;
 
-/// RLIMIT_NOFILE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Nofile {
-    pub(crate) soft: u64,
-    pub(crate) hard: u64,
-}
-
 /// What of a process is not its identity.
 #[derive(Debug)]
-pub(super) struct Task {
-    pub(super) capabilities: Vec<String>,
-    pub(super) nofile: Nofile,
+pub(crate) struct Task {
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) nofile: OpenFiles,
 }
 
-pub(super) fn identity(process: &Process) -> ProcessIdentity {
+pub(crate) fn identity(process: &Process) -> ProcessIdentity {
     ProcessIdentity {
         args: process.args.clone(),
         env: process.env.clone(),
@@ -44,14 +38,12 @@ pub(super) fn identity(process: &Process) -> ProcessIdentity {
     }
 }
 
-pub(super) fn judge(
+/// Judges a process, the container's first or one more, by the capabilities that it may have.
+pub(crate) fn judge(
     process: &Process,
     leased: &[String],
     tightened: &mut Tightened,
 ) -> Result<Task, Refusal> {
-    if process.terminal {
-        return Err(RefusalCode::SpecTerminalUnsupported.into());
-    }
     check_privileges(process)?;
     check_user(process)?;
     check_command(process)?;
@@ -151,8 +143,8 @@ fn capabilities(
     Ok(kept)
 }
 
-fn nofile(given: &[Rlimit], tightened: &mut Tightened) -> Result<Nofile, Refusal> {
-    let mut found: Option<Nofile> = None;
+fn nofile(given: &[Rlimit], tightened: &mut Tightened) -> Result<OpenFiles, Refusal> {
+    let mut found: Option<OpenFiles> = None;
     for limit in given {
         if limit.kind != "RLIMIT_NOFILE" {
             tightened.note("process.rlimits: only RLIMIT_NOFILE is taken");
@@ -161,12 +153,12 @@ fn nofile(given: &[Rlimit], tightened: &mut Tightened) -> Result<Nofile, Refusal
         if found.is_some() || limit.soft > limit.hard {
             return Err(malformed("process.rlimits has RLIMIT_NOFILE twice or turned round"));
         }
-        found = Some(Nofile { soft: limit.soft, hard: limit.hard });
+        found = Some(OpenFiles { soft: limit.soft, hard: limit.hard });
     }
     let Some(limit) = found else {
         tightened.note("process.rlimits: RLIMIT_NOFILE set");
-        return Ok(Nofile { soft: NOFILE_DEFAULT, hard: NOFILE_DEFAULT });
+        return Ok(OpenFiles { soft: NOFILE_DEFAULT, hard: NOFILE_DEFAULT });
     };
     tightened.note_if(limit.hard > NOFILE_MAX, "process.rlimits: RLIMIT_NOFILE cut");
-    Ok(Nofile { soft: limit.soft.min(NOFILE_MAX), hard: limit.hard.min(NOFILE_MAX) })
+    Ok(OpenFiles { soft: limit.soft.min(NOFILE_MAX), hard: limit.hard.min(NOFILE_MAX) })
 }

@@ -29,9 +29,7 @@ pub(crate) struct Spec {
 pub(crate) struct Process {
     #[serde(default)]
     pub(crate) terminal: bool,
-    /// Of a terminal, which no job has.
-    #[serde(rename = "consoleSize")]
-    pub(crate) _console_size: Option<Value>,
+    pub(crate) console_size: Option<ConsoleSize>,
     pub(crate) user: User,
     #[serde(default)]
     pub(crate) args: Vec<String>,
@@ -50,6 +48,13 @@ pub(crate) struct Process {
     pub(crate) io_priority: Option<Value>,
     #[serde(rename = "execCPUAffinity")]
     pub(crate) exec_cpu_affinity: Option<Value>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConsoleSize {
+    pub(crate) height: u64,
+    pub(crate) width: u64,
 }
 
 #[derive(Debug, Deserialize)]

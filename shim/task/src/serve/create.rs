@@ -142,7 +142,7 @@ async fn run(
             return Err(reason);
         }
     };
-    match reply {
+    match reply.map(|answer| answer.reply) {
         Ok(RuntimeReply::Created { pid, cgroup }) => match ChildProcess::adopt(pid) {
             Ok(init) => Ok((init, Cgroup::new(cgroup))),
             Err(error) => {
@@ -155,9 +155,9 @@ async fn run(
             context.log.warn(format_args!("{refusal}: {cause}"));
             Err(refusal)
         }
-        Ok(RuntimeReply::Done) => {
+        Ok(RuntimeReply::Done | RuntimeReply::Executed { .. }) => {
             clean_up(context).await;
-            Err(Refusal::with(RefusalCode::RuntimeFailed, "answered Done to Create"))
+            Err(Refusal::with(RefusalCode::RuntimeFailed, "answered something else to Create"))
         }
         Err(error) => {
             context.warn_chain(&error);

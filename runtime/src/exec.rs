@@ -1,0 +1,178 @@
+//! Exec: one more process in a container that runs.
+//!
+//! This process stays in the host's namespaces. It makes a copy of itself that waits, puts it into the
+//! container's cgroups, and lets it go on: it enters the container's namespaces by the descriptor of
+//! the init process and becomes the program (see [`crate::process`]). Before it executes anything it is
+//! looked at from outside: cgroups, capabilities, no_new_privs, filter. Whatever fails, and the end of
+//! this process too, ends the copy.
+//!
+//! A container that stands still is not entered: the copy would stand still in it.
+#![forbid(unsafe_code)]
+
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use nimbus_api::RefusalCode;
+use nimbus_api::runtime::ExecProcess;
+use rustix::process::{Signal, pidfd_send_signal};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use crate::cgroup::hierarchy::{Hierarchies, dirs};
+use crate::error::{Doing as _, RuntimeError};
+use crate::layout::Layout;
+use crate::process::channel::{self, Heard, Inside, Outside};
+use crate::process::credentials::Credentials;
+use crate::process::program::give_pipes;
+use crate::process::{At as _, Becoming};
+use crate::proof;
+use crate::record::Record;
+use crate::report::{Report, Stage};
+use crate::sys::fork::{Fork, Forked, Kin, fork};
+use crate::sys::seccomp::Program;
+use crate::sys::signal;
+
+/// All that is not the pid namespace, which a process cannot enter but its children can be born in.
+const NAMESPACES: ThreadNameSpaceType = ThreadNameSpaceType::MOUNT
+    .union(ThreadNameSpaceType::NETWORK)
+    .union(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)
+    .union(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)
+    .union(ThreadNameSpaceType::CONTROL_GROUP);
+/// Exit status of a copy that did not get as far as its program.
+const EXIT_STRAY: i32 = 125;
+
+/// What is to be run.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) process: ExecProcess,
+    /// None only on the development command line.
+    pub(crate) filter: Option<Program>,
+    /// None when it gets a terminal.
+    pub(crate) stdio: Option<[OwnedFd; 3]>,
+    pub(crate) kin: Kin,
+}
+
+/// What runs.
+#[derive(Debug)]
+pub(crate) struct Executed {
+    pub(crate) pid: i32,
+    /// The other end of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+}
+
+/// Runs one more process.
+pub(crate) fn exec(layout: &Layout, request: Request) -> Result<Executed, RuntimeError> {
+    let not = |detail: &str| RuntimeError::refused(RefusalCode::RuntimeFailed, detail);
+    let record = Record::read(layout)?.ok_or_else(|| not("there is no such container"))?;
+    let init = record.init.ok_or_else(|| not("the container is not created"))?;
+    let init = init.open()?.ok_or_else(|| not("the init process has ended"))?;
+    if layout.dir().join(Layout::notify()).exists() {
+        return Err(not("the container has not been started"));
+    }
+    let hosts = Hierarchies::of_this_host()?;
+    let credentials = Credentials::of(&request.process)?;
+    if let Some(stdio) = &request.stdio {
+        give_pipes(stdio, request.process.uid, request.process.gid)?;
+    }
+    prefer_for_oom(request.process.oom_score_adj)?;
+    let born = hosts.unified.as_ref().map(|_root| {
+        let dir = record.cgroup.unified.as_deref().unwrap_or(&record.guard);
+        fs::File::open(dir).doing("open the container's cgroup")
+    });
+    let born = born.transpose()?;
+    let (outside, inside) = channel::pair()?;
+    move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID)
+        .doing("enter the container's pid namespace")?;
+    let forked = fork(request.kin, born.as_ref().map(|dir| dir.as_fd()));
+    let Request { process, filter, stdio, .. } = request;
+    let Forked { pid, pidfd } = match forked.doing("make a process")? {
+        Fork::Parent(forked) => forked,
+        Fork::Child => {
+            let becoming =
+                Becoming { process: &process, credentials: &credentials, filter: filter.as_ref() };
+            drop(outside);
+            enter(&init, &becoming, stdio, inside)
+        }
+    };
+    drop((inside, stdio));
+    let place = || {
+        for dir in dirs(&record.cgroup) {
+            if record.cgroup.unified.as_deref() != Some(dir) {
+                place(pid, dir)?;
+            }
+        }
+        proof::membership(pid, &hosts, &record.cgroup)
+    };
+    let run = place().and_then(|()| {
+        let look = || proof::one_more(pid, &process.capabilities, filter.is_some());
+        converse(&outside, look)
+    });
+    match run {
+        Ok(terminal) => Ok(Executed { pid, terminal }),
+        Err(error) => {
+            // Ended already: there is nobody to end.
+            pidfd_send_signal(&pidfd, Signal::KILL).unwrap_or_default();
+            Err(error)
+        }
+    }
+}
+
+/// The copy's part.
+fn enter(
+    init: &OwnedFd,
+    becoming: &Becoming<'_>,
+    stdio: Option<[OwnedFd; 3]>,
+    inside: Inside,
+) -> ! {
+    let entered = inside
+        .wait()
+        .and_then(|()| move_into_thread_name_spaces(init.as_fd(), NAMESPACES).at(Stage::SetUp));
+    if let Err(failed) = entered {
+        inside.fail(Report::from(failed));
+        signal::exit_now(EXIT_STRAY);
+    }
+    becoming.become_it(stdio, inside)
+}
+
+/// Puts the process, which waits, into one of the container's cgroups.
+fn place(pid: i32, dir: &Path) -> Result<(), RuntimeError> {
+    fs::write(dir.join("cgroup.procs"), pid.to_string())
+        .doing(format_args!("move the process into {}", dir.display()))
+}
+
+/// Leads the process from where it waits to its program.
+fn converse(
+    outside: &Outside,
+    look: impl Fn() -> Result<(), RuntimeError>,
+) -> Result<Option<OwnedFd>, RuntimeError> {
+    let mut terminal = None;
+    outside.go()?;
+    loop {
+        match outside.hear()? {
+            Heard::Terminal(fd) if terminal.is_none() => terminal = Some(fd),
+            Heard::Terminal(_) => return Err(RuntimeError::unproven("a second terminal came")),
+            Heard::Ready => break,
+            Heard::Failed(report) => return Err(RuntimeError::Refused(report.refusal())),
+            Heard::End => return Err(RuntimeError::unproven("the process ended too early")),
+        }
+    }
+    look()?;
+    outside.go()?;
+    match outside.hear()? {
+        Heard::End => Ok(terminal),
+        Heard::Failed(report) => Err(RuntimeError::Refused(report.refusal())),
+        Heard::Ready | Heard::Terminal(_) => {
+            Err(RuntimeError::unproven("the process says what it has said before"))
+        }
+    }
+}
+
+/// What the process inherits. This one is as good a victim meanwhile.
+fn prefer_for_oom(adjust: i32) -> Result<(), RuntimeError> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let now = fs::read_to_string(FILE).doing("read oom_score_adj")?;
+    if now.trim() == adjust.to_string() {
+        return Ok(());
+    }
+    fs::write(FILE, adjust.to_string()).doing("set oom_score_adj")
+}

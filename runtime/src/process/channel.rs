@@ -1,0 +1,159 @@
+//! What a process that is to become one of the container's and the one that made it say to each other.
+//!
+//! A socket pair. From outside comes [`GO`], twice: once the process is where it belongs, and once it
+//! has been looked at. From inside come messages of [`REPORT_BYTES`]: its terminal, that it is ready,
+//! or what went wrong. The end of the socket after the second [`GO`] means that the program has been
+//! executed. Either side that dies ends the other's wait.
+#![forbid(unsafe_code)]
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use super::{At as _, Step};
+use crate::error::{Doing as _, RuntimeError};
+use crate::report::{REPORT_BYTES, Report, Stage};
+use crate::sys::{fd, signal};
+
+const GO: u8 = 1;
+const READY: [u8; REPORT_BYTES] = [0x80, 0, 0, 0, 0];
+const TERMINAL: [u8; REPORT_BYTES] = [0x81, 0, 0, 0, 0];
+/// Longest wait for one message.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The two ends.
+pub(crate) fn pair() -> Result<(Outside, Inside), RuntimeError> {
+    let (outside, inside) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+            .doing("make a channel")?;
+    Ok((Outside(outside), Inside(inside)))
+}
+
+/// What comes from inside.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// The other end of the terminal that the process has.
+    Terminal(OwnedFd),
+    /// It can be looked at.
+    Ready,
+    /// It has failed and ends.
+    Failed(Report),
+    /// Nothing more: it executes its program, or has ended.
+    End,
+}
+
+/// The end of the one that made the process.
+#[derive(Debug)]
+pub(crate) struct Outside(OwnedFd);
+
+impl Outside {
+    /// Lets it go on.
+    pub(crate) fn go(&self) -> Result<(), RuntimeError> {
+        let sent = rustix::net::send(&self.0, &[GO], SendFlags::NOSIGNAL);
+        sent.map(|_bytes| ()).doing("let the process go on")
+    }
+
+    /// Waits for the next message.
+    pub(crate) fn hear(&self) -> Result<Heard, RuntimeError> {
+        self.wait()?;
+        let mut bytes = [0; REPORT_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
+        let received = recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
+        let count = match received {
+            // It has ended without reading what it was told.
+            Err(Errno::CONNRESET) => 0,
+            received => received.doing("hear from the process")?.bytes,
+        };
+        let mut fd = None;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+                fd = fds.next();
+            }
+        }
+        match (count, bytes, fd) {
+            (0, _, None) => Ok(Heard::End),
+            (REPORT_BYTES, READY, None) => Ok(Heard::Ready),
+            (REPORT_BYTES, TERMINAL, Some(fd)) => Ok(Heard::Terminal(fd)),
+            (REPORT_BYTES, bytes, None) => Report::from_bytes(bytes)
+                .map(Heard::Failed)
+                .ok_or_else(|| RuntimeError::unproven("the process says what it cannot mean")),
+            _ => Err(RuntimeError::unproven("the process says half of what it means")),
+        }
+    }
+
+    fn wait(&self) -> Result<(), RuntimeError> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).map_err(std::io::Error::other);
+            let left = left.doing("count the time that is left")?;
+            let mut socket = [PollFd::new(&self.0, PollFlags::IN)];
+            match poll(&mut socket, Some(&left)) {
+                Ok(0) => {
+                    let detail = "the process does not answer";
+                    return Err(RuntimeError::refused(
+                        nimbus_api::RefusalCode::RuntimeTimeout,
+                        detail,
+                    ));
+                }
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) if !signal::deadline_passed() => {}
+                Err(error) => return Err(error).doing("wait for the process"),
+            }
+        }
+    }
+}
+
+/// The end of the process itself.
+#[derive(Debug)]
+pub(crate) struct Inside(OwnedFd);
+
+impl Inside {
+    /// Waits until it may go on. Whoever made it and has died, lets it end.
+    pub(crate) fn wait(&self) -> Step {
+        let mut byte = [0];
+        match rustix::io::read(&self.0, &mut byte).at(Stage::SetUp)? {
+            1 if byte == [GO] => Ok(()),
+            _ => Err(std::io::Error::from_raw_os_error(libc::ECANCELED)).at(Stage::SetUp),
+        }
+    }
+
+    /// Says that it can be looked at, and waits until it has been. Writes and reads, which every filter
+    /// that lets a program run allows.
+    pub(crate) fn ready_and_wait(&self) -> Step {
+        rustix::io::write(&self.0, &READY).at(Stage::SetUp)?;
+        self.wait()
+    }
+
+    /// Says what went wrong.
+    pub(crate) fn fail(&self, report: Report) {
+        report.send(&self.0);
+    }
+
+    /// Hands over the other end of its terminal.
+    pub(crate) fn send_terminal(&self, terminal: &OwnedFd) -> Step {
+        let fds = [terminal.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+            return Err(Errno::NOBUFS).at(Stage::SetUp);
+        }
+        let sent = sendmsg(&self.0, &[IoSlice::new(&TERMINAL)], &mut control, SendFlags::NOSIGNAL);
+        sent.map(|_bytes| ()).at(Stage::SetUp)
+    }
+
+    /// Keeps standard descriptors, this channel and nothing else.
+    pub(crate) fn keep_only(&mut self, stdio: [OwnedFd; 3]) -> Step {
+        fd::keep_only(stdio, &mut self.0).at(Stage::SetUp)
+    }
+}

@@ -1,0 +1,76 @@
+//! A child that is a copy of this process: whose child it becomes, and in which cgroup it is born.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+/// Links of `/proc/self/task` while this process has one thread: itself, its parent, the thread.
+const TASK_LINKS_SINGLE: u64 = 3;
+
+/// From `linux/sched.h`; libc's own does not hold it.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// Which of the two this process is now.
+#[derive(Debug)]
+pub(crate) enum Fork {
+    /// The one that forked.
+    Parent(Forked),
+    /// The copy.
+    Child,
+}
+
+/// The copy, as the one that forked knows it.
+#[derive(Debug)]
+pub(crate) struct Forked {
+    /// Its number in the forking process's pid namespace.
+    pub(crate) pid: i32,
+    /// The process itself.
+    pub(crate) pidfd: OwnedFd,
+}
+
+/// Whose child the copy becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kin {
+    /// This process's.
+    Child,
+    /// This process's parent's.
+    Sibling,
+}
+
+/// Makes a copy of this process, in a cgroup of the unified hierarchy or in this process's own.
+///
+/// Refused when this process has more than one thread: what another was in the midst of would stay so
+/// in the copy for ever. That is looked up in `/proc`, which must be this process's own.
+pub(crate) fn fork(kin: Kin, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+    if rustix::fs::stat("/proc/self/task")?.st_nlink != TASK_LINKS_SINGLE {
+        return Err(io::Error::other("this process has more than one thread"));
+    }
+    let mut pidfd: RawFd = -1;
+    // SAFETY: clone_args is plain integers, for all of which zero is valid and means "nothing".
+    let mut args: libc::clone_args = unsafe { mem::zeroed() };
+    args.flags = u64::try_from(libc::CLONE_PIDFD).unwrap_or_default();
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    match kin {
+        Kin::Child => args.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default(),
+        // The kernel takes this process's own exit signal then, and refuses any other.
+        Kin::Sibling => args.flags |= u64::try_from(libc::CLONE_PARENT).unwrap_or_default(),
+    }
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or_default();
+    }
+    // SAFETY: the kernel reads `args` and writes one descriptor to `pidfd`; both outlive the call. No
+    // stack, thread or memory is shared: the copy goes on with its own copy of everything. This process
+    // has one thread (just checked), so nothing in that copy is half done.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
+    match i32::try_from(pid) {
+        Ok(0) => Ok(Fork::Child),
+        Ok(pid) if pid > 0 => {
+            // SAFETY: with CLONE_PIDFD and success the kernel has made this descriptor for this
+            // process alone, close-on-exec.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Fork::Parent(Forked { pid, pidfd }))
+        }
+        Ok(_) | Err(_) => Err(io::Error::last_os_error()),
+    }
+}
