@@ -13,6 +13,7 @@
 mod args;
 mod cgroup;
 mod delete;
+mod exec_state;
 mod exit_code;
 mod info;
 mod log;

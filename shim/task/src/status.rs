@@ -8,6 +8,7 @@ use nimbus_api::proto::admit::v1::Refused;
 use nimbus_api::refusal::{DETAIL_CHARS_MAX, RefusalClass};
 use nimbus_api::{Refusal, RefusalCode};
 
+use crate::exec_state::ExecPhase;
 use crate::state::Phase;
 
 /// Longest sentence or advice that is taken from an agent.
@@ -40,12 +41,23 @@ pub enum TaskError {
         /// What the container is.
         phase: Phase,
     },
+    /// Not in this phase of a process.
+    #[error("cannot {verb} a process that is {phase}")]
+    WrongExecPhase {
+        /// What was asked.
+        verb: &'static str,
+        /// What the process is.
+        phase: ExecPhase,
+    },
     /// The request cannot be meant.
     #[error("{0}")]
     Invalid(String),
     /// The server is on its way out.
     #[error("this shim is ending, try again")]
     Ending,
+    /// A limit has been reached.
+    #[error("{0}")]
+    Exhausted(String),
     /// Does not exist in this version.
     #[error("{0} is not implemented by this runtime")]
     Unimplemented(&'static str),
@@ -73,8 +85,10 @@ impl TaskError {
             Self::NotFound(_)
             | Self::AlreadyExists(_)
             | Self::WrongPhase { .. }
+            | Self::WrongExecPhase { .. }
             | Self::Invalid(_)
             | Self::Ending
+            | Self::Exhausted(_)
             | Self::Unimplemented(_) => None,
         }
     }
@@ -94,7 +108,8 @@ impl TaskError {
             Self::NotFound(_) => Code::NOT_FOUND,
             Self::Ending => Code::UNAVAILABLE,
             Self::AlreadyExists(_) => Code::ALREADY_EXISTS,
-            Self::WrongPhase { .. } => Code::FAILED_PRECONDITION,
+            Self::WrongPhase { .. } | Self::WrongExecPhase { .. } => Code::FAILED_PRECONDITION,
+            Self::Exhausted(_) => Code::RESOURCE_EXHAUSTED,
             Self::Invalid(_) => Code::INVALID_ARGUMENT,
             Self::Unimplemented(_) => Code::UNIMPLEMENTED,
         }

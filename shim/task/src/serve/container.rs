@@ -2,28 +2,31 @@
 //!
 //! The state is behind a lock that is held for a few instructions and never across an await, so
 //! State, Pids and Wait answer while Create or Delete are under way. Create, Start and Delete of one
-//! container wait for each other by [`Container::turn`].
+//! container wait for each other by [`Container::turn`], processes that are added to it for all of these.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use containerd_shim_protos::events::task::{
     TaskCreate, TaskDelete, TaskExit, TaskIO, TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
 use containerd_shim_protos::protobuf::MessageField;
-use nimbus_api::Refusal;
 use nimbus_api::clock::{Clock as _, SystemClock};
 use nimbus_api::id::ContainerKey;
+use nimbus_api::plan::Plan;
+use nimbus_api::{Refusal, RefusalCode};
 use rustix::process::Signal;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
 use super::events::{Event, Publisher};
+use super::exec::Execs;
 use super::session::Session;
 use super::timestamp;
 use crate::cgroup::Cgroup;
 use crate::process::ChildProcess;
 use crate::state::{Announce, Denied, Exit, Machine, Phase};
 use crate::status::TaskError;
-use crate::stdio::{Streams, Uris};
+use crate::stdio::{self, SharedBudget, Streams, Uris};
 
 /// How the client described the container.
 #[derive(Debug, Clone)]
@@ -49,6 +52,32 @@ pub(super) struct Made {
     pub streams: Arc<Streams>,
     /// The agent.
     pub session: Session,
+    /// By what everything later in its life is judged.
+    pub granted: Arc<Granted>,
+}
+
+/// What was granted at Create and holds for as long as the container is there.
+#[derive(Debug)]
+pub(super) struct Granted {
+    /// The plan.
+    pub plan: Plan,
+    /// The filter that it names.
+    pub filter: OwnedFd,
+    /// How much of the output may still be kept.
+    pub budget: SharedBudget,
+}
+
+impl Granted {
+    /// From a plan and the descriptors that came with it, the filter first.
+    pub(super) fn new(plan: &Plan, fds: &[OwnedFd]) -> Result<Self, Refusal> {
+        let filter = fds.first().map(OwnedFd::try_clone).transpose();
+        let filter = filter.map_err(|error| {
+            Refusal::with(RefusalCode::RuntimeFailed, format_args!("no descriptor: {error}"))
+        })?;
+        let filter = filter.ok_or_else(|| Refusal::from(RefusalCode::RuntimeUnproven))?;
+        let budget = stdio::budget(plan.resources.log_bytes);
+        Ok(Self { plan: plan.clone(), filter, budget })
+    }
 }
 
 /// One container.
@@ -58,7 +87,8 @@ pub(super) struct Container {
     life: Mutex<Life>,
     exit: watch::Sender<Option<Exit>>,
     end: watch::Sender<Option<Refusal>>,
-    turn: tokio::sync::Mutex<()>,
+    turn: RwLock<()>,
+    execs: Execs,
 }
 
 #[derive(Debug)]
@@ -96,7 +126,8 @@ impl Container {
             }),
             exit: watch::Sender::new(None),
             end: watch::Sender::new(None),
-            turn: tokio::sync::Mutex::new(()),
+            turn: RwLock::new(()),
+            execs: Execs::default(),
         }
     }
 
@@ -148,9 +179,19 @@ impl Container {
         TaskError::NotFound(format!("container {}", self.key().id))
     }
 
-    /// Create, Start and Delete come one after the other.
-    pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    /// Create, Start, Pause, Resume and Delete come one after the other.
+    pub(super) async fn turn(&self) -> RwLockWriteGuard<'_, ()> {
+        self.turn.write().await
+    }
+
+    /// Processes come beside each other, and beside none of those.
+    pub(super) async fn exec_turn(&self) -> RwLockReadGuard<'_, ()> {
+        self.turn.read().await
+    }
+
+    /// The processes that were added to it.
+    pub(super) const fn execs(&self) -> &Execs {
+        &self.execs
     }
 
     /// Takes a step of its life and announces what it brings. `verb` is for the answer when it
@@ -325,7 +366,6 @@ pub(super) fn kill(made: &Made) {
 mod tests {
     use super::*;
     use crate::log::Log;
-    use nimbus_api::RefusalCode;
 
     #[test]
     fn what_has_ended_by_itself_is_not_ended_again_although_nobody_was_told_yet() {

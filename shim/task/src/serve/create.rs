@@ -15,7 +15,7 @@ use nimbus_api::{Refusal, RefusalCode};
 
 use super::Context;
 use super::admission::{self, Grant};
-use super::container::{Container, Made, kill};
+use super::container::{Container, Granted, Made, kill};
 use super::deadline::Deadline;
 use super::lifecycle::DELETE_PATIENCE;
 use super::session::{Opening, Session, released};
@@ -24,10 +24,13 @@ use crate::delete::INIT_PID_FILE;
 use crate::process::ChildProcess;
 use crate::state::Machine;
 use crate::status::TaskError;
-use crate::stdio::{self, StdioError, Streams};
+use crate::stdio::{self, Streams};
 
 /// The longest that making a container may take.
 const CREATE_PATIENCE: Duration = Duration::from_mins(1);
+
+/// How long the processes of a container may take to end once its init has.
+const EXECS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes the container; answers with its init's pid.
 pub(super) async fn create(
@@ -65,6 +68,10 @@ pub(super) async fn create(
 async fn watch(context: Context, container: Arc<Container>, init: ChildProcess) {
     let status = init.wait().await;
     context.family.remove(&init);
+    // The kernel has ended everybody else in its pid namespace; its own exit is told last.
+    if !container.execs().ended(EXECS_PATIENCE).await {
+        context.log.warn("processes of the container have not ended with its init");
+    }
     context.log.info(format_args!("init ended with status {status}"));
     if let Err(error) = container.exited(status, &context.events) {
         context.warn_chain(&error);
@@ -88,21 +95,27 @@ async fn admitted(
     let opening = Opening { link, deadline, socket, plan_sha256 };
     // From here on the deadline and a revocation reach the container, made or not.
     let session = Session::spawn(opening, Arc::clone(container), context.log.clone());
-    let log_bytes = plan.resources.log_bytes;
-    let built = open_streams(context, container, log_bytes);
-    let built = match built {
-        Ok((streams, ends)) => {
+    let granted = Granted::new(&plan, &fds);
+    let built = match granted
+        .and_then(|granted| Ok((open_streams(context, container, &granted)?, granted)))
+    {
+        Ok(((streams, ends), granted)) => {
             let mut fds = fds;
             fds.extend([ends.stdin, ends.stdout, ends.stderr]);
             let verb = RuntimeVerb::Create(Box::new(plan));
-            run(context, container, verb, fds).await.map(|(init, cgroup)| (init, cgroup, streams))
+            let made = run(context, container, verb, fds).await;
+            made.map(|(init, cgroup)| Made {
+                init,
+                cgroup,
+                streams: Arc::new(streams),
+                session: session.clone(),
+                granted: Arc::new(granted),
+            })
         }
         Err(refusal) => Err(refusal),
     };
     match built {
-        Ok((init, cgroup, streams)) => {
-            Ok(Made { init, cgroup, streams: Arc::new(streams), session })
-        }
+        Ok(made) => Ok(made),
         Err(refusal) => {
             session.released(released(0, false, Some(refusal.code))).await;
             Err(refusal.into())
@@ -113,18 +126,13 @@ async fn admitted(
 fn open_streams(
     context: &Context,
     container: &Container,
-    log_bytes: u64,
+    granted: &Granted,
 ) -> Result<(Streams, stdio::ContainerEnds), Refusal> {
     let description = container.description();
     if description.terminal {
         return Err(RefusalCode::SpecTerminalUnsupported.into());
     }
-    stdio::open(&description.uris, log_bytes, &context.log).map_err(|error| match error {
-        StdioError::Refused(refusal) => refusal,
-        StdioError::Open { .. } | StdioError::Kind { .. } | StdioError::Pipe(_) => {
-            Refusal::with(RefusalCode::SpecStdioForbidden, Chain(&error))
-        }
-    })
+    stdio::open(&description.uris, &granted.budget, &context.log).map_err(|error| (&error).into())
 }
 
 /// Has the runtime make it; what it leaves when it fails is cleaned up.

@@ -2,15 +2,16 @@
 //!
 //! A queue of [`QUEUE_EVENTS_MAX`] and one task that delivers: the next event goes only after the
 //! one before it was taken or refused, and a connection that breaks (containerd restarts) is made
-//! anew with a growing pause, for ever. One container has at most five events, and those of a client
-//! that pauses it leave room for them, so none of the five is lost; an exit is never known by its event
-//! alone, `Wait` and `State` always tell.
+//! anew with a growing pause, for ever. What a client brings about (a pause, a process) leaves room for
+//! the events that come once in a life, the exits of all processes among them, so that none of those is
+//! lost; an exit is never known by its event alone, `Wait` and `State` always tell.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use containerd_shim_protos::events::task::{
-    TaskCreate, TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
+    TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOOM, TaskPaused,
+    TaskResumed, TaskStart,
 };
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{MessageField, MessageFull};
@@ -24,12 +25,13 @@ use nimbus_api::clock::{Clock as _, SystemClock};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
+use super::exec::EXECS_MAX;
 use crate::log::Log;
 
 /// Events that wait at most.
-const QUEUE_EVENTS_MAX: usize = 128;
-/// Places that pausing and resuming leave to what comes once in a life.
-const KEPT_FREE: usize = 8;
+const QUEUE_EVENTS_MAX: usize = 256;
+/// Places that what a client brings about leaves to what comes once in a life.
+const KEPT_FREE: usize = 8 + EXECS_MAX;
 /// One delivery.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(5);
 /// An event that containerd refuses is given up after so many tries; one it cannot be reached for
@@ -45,6 +47,10 @@ pub(crate) enum Event {
     Create(TaskCreate),
     /// Its program runs.
     Start(TaskStart),
+    /// A process is about to be added.
+    ExecAdded(TaskExecAdded),
+    /// It runs.
+    ExecStarted(TaskExecStarted),
     /// It stands still.
     Paused(TaskPaused),
     /// It goes on.
@@ -55,6 +61,18 @@ pub(crate) enum Event {
     Exit(TaskExit),
     /// It has been cleaned up.
     Delete(TaskDelete),
+}
+
+impl Event {
+    /// Whether a client brings it about, as often as it likes.
+    const fn by_client(&self) -> bool {
+        match self {
+            Self::ExecAdded(_) | Self::ExecStarted(_) | Self::Paused(_) | Self::Resumed(_) => true,
+            Self::Create(_) | Self::Start(_) | Self::Oom(_) | Self::Exit(_) | Self::Delete(_) => {
+                false
+            }
+        }
+    }
 }
 
 /// Takes events; clones share one queue.
@@ -88,14 +106,15 @@ impl Publisher {
 
     /// Puts an event into the queue; never waits.
     pub(crate) fn publish(&self, event: Event) {
-        let by_client = matches!(event, Event::Paused(_) | Event::Resumed(_));
-        if by_client && self.queue.capacity() <= KEPT_FREE {
-            self.log.warn("a pause or resume is not told: events are not taken");
+        if event.by_client() && self.queue.capacity() <= KEPT_FREE {
+            self.log.warn("what a client did is not told: events are not taken");
             return;
         }
         let (topic, encoded) = match event {
             Event::Create(event) => (topics::TASK_CREATE_EVENT_TOPIC, pack(&event)),
             Event::Start(event) => (topics::TASK_START_EVENT_TOPIC, pack(&event)),
+            Event::ExecAdded(event) => (topics::TASK_EXEC_ADDED_EVENT_TOPIC, pack(&event)),
+            Event::ExecStarted(event) => (topics::TASK_EXEC_STARTED_EVENT_TOPIC, pack(&event)),
             Event::Paused(event) => (topics::TASK_PAUSED_EVENT_TOPIC, pack(&event)),
             Event::Resumed(event) => (topics::TASK_RESUMED_EVENT_TOPIC, pack(&event)),
             Event::Oom(event) => (topics::TASK_OOM_EVENT_TOPIC, pack(&event)),
@@ -124,7 +143,8 @@ impl Publisher {
     }
 }
 
-fn pack<M: MessageFull>(event: &M) -> MessageField<Any> {
+/// A message as containerd spells its type.
+pub(super) fn pack<M: MessageFull>(event: &M) -> MessageField<Any> {
     Any::pack(event).map_or_else(
         |_unencodable| MessageField::none(),
         |any| {

@@ -48,10 +48,14 @@ pub(super) async fn start(context: Context, container: Arc<Container>) -> Result
     Ok(pid)
 }
 
-/// Signals the init, or everybody.
-pub(super) fn kill(container: &Container, number: u32, all: bool) -> Result<(), TaskError> {
+/// The signal of this number.
+pub(super) fn signal(number: u32) -> Result<Signal, TaskError> {
     let signal = i32::try_from(number).ok().and_then(Signal::from_raw);
-    let signal = signal.ok_or_else(|| TaskError::Invalid(format!("unknown signal {number}")))?;
+    signal.ok_or_else(|| TaskError::Invalid(format!("unknown signal {number}")))
+}
+
+/// Signals the init, or everybody.
+pub(super) fn kill(container: &Container, signal: Signal, all: bool) -> Result<(), TaskError> {
     let snapshot = container.snapshot();
     match (snapshot.phase, snapshot.made) {
         (Phase::Creating, _) if signal == Signal::KILL => {

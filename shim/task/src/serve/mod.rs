@@ -12,6 +12,7 @@ mod container;
 mod create;
 mod deadline;
 mod events;
+mod exec;
 mod lifecycle;
 mod link;
 mod listener;

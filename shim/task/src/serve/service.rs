@@ -1,6 +1,6 @@
 //! The task service as containerd calls it.
 //!
-//! Create, Start, Delete, Pause and Resume run as tasks of their own: ttrpc drops a handler whose connection ends
+//! Create, Start, Delete, Pause and Resume, of processes too, run as tasks of their own: ttrpc drops a handler whose connection ends
 //! or whose caller is out of patience, and half a Create must not be. Everything else answers at
 //! once, also while those run. What does not exist in this version answers Unimplemented.
 
@@ -15,17 +15,20 @@ use containerd_shim_protos::api::{
     StatsResponse, Status, UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc::{self, r#async::TtrpcContext};
 use nimbus_api::{Refusal, RefusalCode};
 
 use super::container::{Container, Description};
-use super::{Context, create, lifecycle, pause, timestamp};
+use super::exec::Exec;
+use super::{Context, create, events, exec, lifecycle, pause, timestamp};
+use crate::exec_state::ExecPhase;
 use crate::info::VERSION;
 use crate::state::Phase;
 use crate::stats;
 use crate::status::TaskError;
-use crate::stdio::Uris;
+use crate::stdio::{Streams, Uris};
 
 /// The service of one process, which is for one container.
 #[derive(Debug)]
@@ -58,12 +61,16 @@ impl TaskService {
         found.ok_or_else(|| TaskError::NotFound(format!("container {}", id.escape_debug())))
     }
 
-    /// The container, when its init is what is meant.
-    fn init(&self, id: &str, exec_id: &str) -> Result<Arc<Container>, TaskError> {
+    /// The process that is meant.
+    fn target(&self, id: &str, exec_id: &str) -> Result<Target, TaskError> {
+        let container = self.container(id)?;
         if exec_id.is_empty() {
-            return self.container(id);
+            return Ok(Target::Init(container));
         }
-        Err(TaskError::NotFound(format!("process {}", exec_id.escape_debug())))
+        match container.execs().get(exec_id) {
+            Some(exec) => Ok(Target::Exec(container, exec)),
+            None => Err(TaskError::NotFound(format!("process {}", exec_id.escape_debug()))),
+        }
     }
 
     /// Makes room for a container; one is all there may be.
@@ -107,6 +114,22 @@ impl TaskService {
     }
 }
 
+/// A process that a request is about.
+enum Target {
+    Init(Arc<Container>),
+    Exec(Arc<Container>, Arc<Exec>),
+}
+
+impl Target {
+    /// The copies of its streams, once it has been made.
+    fn streams(&self) -> Result<Option<Arc<Streams>>, TaskError> {
+        match self {
+            Self::Init(container) => Ok(Some(container.made()?.streams)),
+            Self::Exec(_, exec) => Ok(exec.streams()),
+        }
+    }
+}
+
 /// Runs to its end whatever becomes of the caller.
 async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, TaskError>> + Send + 'static,
@@ -115,6 +138,14 @@ async fn whole<T: Send + 'static>(
         Err(Refusal::with(RefusalCode::RuntimeFailed, format_args!("shim: {join}")).into())
     });
     done.map_err(Into::into)
+}
+
+const fn exec_status_of(phase: ExecPhase) -> Status {
+    match phase {
+        ExecPhase::Added | ExecPhase::Starting => Status::CREATED,
+        ExecPhase::Running => Status::RUNNING,
+        ExecPhase::Stopped | ExecPhase::Deleted => Status::STOPPED,
+    }
 }
 
 const fn status_of(phase: Phase) -> Status {
@@ -149,8 +180,11 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: StartRequest,
     ) -> ttrpc::Result<StartResponse> {
-        let container = self.init(&request.id, &request.exec_id)?;
-        let pid = whole(lifecycle::start(self.context.clone(), container)).await?;
+        let context = self.context.clone();
+        let pid = match self.target(&request.id, &request.exec_id)? {
+            Target::Init(container) => whole(lifecycle::start(context, container)).await?,
+            Target::Exec(container, one) => whole(exec::start(context, container, one)).await?,
+        };
         Ok(StartResponse { pid, ..Default::default() })
     }
 
@@ -159,8 +193,11 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
-        let container = self.init(&request.id, &request.exec_id)?;
-        whole(lifecycle::delete(self.context.clone(), container)).await
+        let context = self.context.clone();
+        match self.target(&request.id, &request.exec_id)? {
+            Target::Init(container) => whole(lifecycle::delete(context, container)).await,
+            Target::Exec(container, one) => whole(exec::delete(context, container, one)).await,
+        }
     }
 
     async fn state(
@@ -168,21 +205,32 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: StateRequest,
     ) -> ttrpc::Result<StateResponse> {
-        let container = self.init(&request.id, &request.exec_id)?;
-        let snapshot = container.snapshot();
-        let description = container.description().clone();
-        let exit = snapshot.exit;
+        let target = self.target(&request.id, &request.exec_id)?;
+        let (container, status, pid, exit, uris, terminal) = match target {
+            Target::Init(container) => {
+                let snapshot = container.snapshot();
+                let Description { uris, terminal, .. } = container.description().clone();
+                let pid = container.pid();
+                (container, status_of(snapshot.phase), pid, snapshot.exit, uris, terminal)
+            }
+            Target::Exec(container, exec) => {
+                let (status, uris) = (exec_status_of(exec.phase()), exec.uris().clone());
+                (container, status, exec.pid(), exec.exit(), uris, exec.terminal())
+            }
+        };
+        let id = if request.exec_id.is_empty() { &request.id } else { &request.exec_id };
         Ok(StateResponse {
-            id: request.id,
-            bundle: description.bundle,
-            pid: container.pid(),
-            status: status_of(snapshot.phase).into(),
-            stdin: description.uris.stdin,
-            stdout: description.uris.stdout,
-            stderr: description.uris.stderr,
-            terminal: description.terminal,
+            id: id.clone(),
+            bundle: container.description().bundle.clone(),
+            pid,
+            status: status.into(),
+            stdin: uris.stdin,
+            stdout: uris.stdout,
+            stderr: uris.stderr,
+            terminal,
             exit_status: exit.map_or(0, |exit| exit.status),
             exited_at: exit.map(|exit| timestamp(exit.at)).unwrap_or_default(),
+            exec_id: request.exec_id,
             ..Default::default()
         })
     }
@@ -192,8 +240,11 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: WaitRequest,
     ) -> ttrpc::Result<WaitResponse> {
-        let container = self.init(&request.id, &request.exec_id)?;
-        let exit = container.wait().await.ok_or_else(|| container.not_found())?;
+        let exit = match self.target(&request.id, &request.exec_id)? {
+            Target::Init(container) => container.wait().await,
+            Target::Exec(_, exec) => exec.wait().await,
+        };
+        let exit = exit.ok_or_else(|| TaskError::NotFound("the process".to_owned()))?;
         Ok(WaitResponse {
             exit_status: exit.status,
             exited_at: timestamp(exit.at),
@@ -202,8 +253,11 @@ impl Task for TaskService {
     }
 
     async fn kill(&self, _context: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
-        let container = self.init(&request.id, &request.exec_id)?;
-        lifecycle::kill(&container, request.signal, request.all)?;
+        let signal = lifecycle::signal(request.signal)?;
+        match self.target(&request.id, &request.exec_id)? {
+            Target::Init(container) => lifecycle::kill(&container, signal, request.all)?,
+            Target::Exec(_, exec) => exec.kill(signal)?,
+        }
         Ok(Empty::default())
     }
 
@@ -214,10 +268,18 @@ impl Task for TaskService {
     ) -> ttrpc::Result<PidsResponse> {
         let container = self.container(&request.id)?;
         let pids = container.snapshot().made.map(|made| made.cgroup.pids()).unwrap_or_default();
+        let mut execs = container.execs().running();
+        let details = |exec_id| {
+            let details = ProcessDetails { exec_id, ..Default::default() };
+            events::pack(&details)
+        };
         let processes = pids
             .into_iter()
             .filter_map(|pid| u32::try_from(pid).ok())
-            .map(|pid| ProcessInfo { pid, ..Default::default() })
+            .map(|pid| {
+                let info = execs.remove(&pid).map(details).unwrap_or_default();
+                ProcessInfo { pid, info, ..Default::default() }
+            })
             .collect();
         Ok(PidsResponse { processes, ..Default::default() })
     }
@@ -227,9 +289,9 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: CloseIORequest,
     ) -> ttrpc::Result<Empty> {
-        let container = self.init(&request.id, &request.exec_id)?;
-        if request.stdin {
-            container.made()?.streams.close_stdin();
+        let streams = self.target(&request.id, &request.exec_id)?.streams()?;
+        if let Some(streams) = streams.filter(|_streams| request.stdin) {
+            streams.close_stdin();
         }
         Ok(Empty::default())
     }
@@ -292,16 +354,33 @@ impl Task for TaskService {
         unimplemented("Checkpoint")
     }
 
-    async fn exec(&self, _context: &TtrpcContext, _: ExecProcessRequest) -> ttrpc::Result<Empty> {
-        unimplemented("Exec")
+    async fn exec(
+        &self,
+        _context: &TtrpcContext,
+        request: ExecProcessRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.container(&request.id)?;
+        exec::add(&self.context.events, &container, request)?;
+        Ok(Empty::default())
     }
 
     async fn resize_pty(
         &self,
         _context: &TtrpcContext,
-        _: ResizePtyRequest,
+        request: ResizePtyRequest,
     ) -> ttrpc::Result<Empty> {
-        unimplemented("ResizePty")
+        let size = |number: u32| {
+            u16::try_from(number).map_err(|_range| {
+                TaskError::Invalid(format!("no terminal is {number} wide or high"))
+            })
+        };
+        let (rows, columns) = (size(request.height)?, size(request.width)?);
+        if let Some(streams) = self.target(&request.id, &request.exec_id)?.streams()? {
+            streams.resize(rows, columns).map_err(|error| {
+                TaskError::Invalid(format!("the terminal takes no size: {error}"))
+            })?;
+        }
+        Ok(Empty::default())
     }
 
     async fn update(&self, _context: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {

@@ -5,7 +5,7 @@ pub(super) const NOTICE: &[u8] = b"\n[nimbus] output limit reached\n";
 
 /// What is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     left: u64,
     noticed: bool,
 }

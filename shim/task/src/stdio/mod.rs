@@ -5,6 +5,9 @@
 //! 0600 if absent, never followed through a symlink, and the two together are limited by a
 //! [`Budget`]: what comes after is read and dropped. Fifos are read live and not limited.
 //!
+//! A process with a terminal has one stream of output, which is read off the terminal's other end, and
+//! its input is written there.
+//!
 //! Limits: [`CHUNK_BYTES`] a stream in memory, [`DRAIN_PATIENCE`] at the end.
 
 mod budget;
@@ -17,9 +20,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nimbus_api::Refusal;
+use nimbus_api::error::Chain;
+use nimbus_api::{Refusal, RefusalCode};
 use rustix::fs::{FileType, Mode, OFlags};
-use tokio::io::AsyncReadExt as _;
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 
@@ -60,6 +65,21 @@ pub(crate) enum StdioError {
     /// No pipe.
     #[error("cannot make a pipe")]
     Pipe(#[source] io::Error),
+    /// The terminal cannot be used.
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
+}
+
+impl From<&StdioError> for Refusal {
+    fn from(error: &StdioError) -> Self {
+        match error {
+            StdioError::Refused(refusal) => refusal.clone(),
+            StdioError::Open { .. }
+            | StdioError::Kind { .. }
+            | StdioError::Pipe(_)
+            | StdioError::Terminal(_) => Self::with(RefusalCode::SpecStdioForbidden, Chain(error)),
+        }
+    }
 }
 
 /// What the container gets.
@@ -73,42 +93,109 @@ pub(crate) struct ContainerEnds {
     pub stderr: OwnedFd,
 }
 
-/// The copies that run for a container.
+/// How much output of a container may still be kept, by whichever of its processes.
+pub(crate) type SharedBudget = Arc<Mutex<Budget>>;
+
+/// A budget of this many bytes.
+pub(crate) fn budget(bytes: u64) -> SharedBudget {
+    Arc::new(Mutex::new(Budget::new(bytes)))
+}
+
+/// The copies that run for a process.
 #[derive(Debug)]
 pub(crate) struct Streams {
     outputs: Mutex<JoinSet<()>>,
     input: Mutex<JoinSet<()>>,
     /// Our own writer on the input fifo; letting go of it is what CloseIO does.
     stdin_hold: Mutex<Option<OwnedFd>>,
+    /// The other end of its terminal.
+    terminal: Option<OwnedFd>,
+}
+
+/// The client's ends for a process that is to get a terminal.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    input: Option<(pipe::Receiver, OwnedFd)>,
+    output: Outlet,
+}
+
+/// Where output goes.
+#[derive(Debug)]
+enum Outlet {
+    Nowhere,
+    Fifo(pipe::Sender, OwnedFd),
+    File(File, SharedBudget, Log),
 }
 
 /// Opens all three and starts copying. Must be called within the event loop.
 pub(crate) fn open(
     uris: &Uris,
-    log_bytes: u64,
+    budget: &SharedBudget,
     log: &Log,
 ) -> Result<(Streams, ContainerEnds), StdioError> {
-    let stdin = Target::input(&uris.stdin).map_err(StdioError::Refused)?;
-    let stdout = Target::output(&uris.stdout).map_err(StdioError::Refused)?;
-    let stderr = Target::output(&uris.stderr).map_err(StdioError::Refused)?;
-    let budget = Arc::new(Mutex::new(Budget::new(log_bytes)));
+    let [stdin, stdout, stderr] = uris.targets().map_err(StdioError::Refused)?;
     let mut outputs = JoinSet::new();
     let mut input = JoinSet::new();
-    let stdout = open_output(stdout, &budget, log, &mut outputs)?;
-    let stderr = open_output(stderr, &budget, log, &mut outputs)?;
+    let stdout = open_output(stdout, budget, log, &mut outputs)?;
+    let stderr = open_output(stderr, budget, log, &mut outputs)?;
     let (stdin, hold) = open_input(stdin, &mut input)?;
     let streams = Streams {
         outputs: Mutex::new(outputs),
         input: Mutex::new(input),
         stdin_hold: Mutex::new(hold),
+        terminal: None,
     };
     Ok((streams, ContainerEnds { stdin, stdout, stderr }))
+}
+
+/// Opens what a terminal is copied from and to. Must be called within the event loop.
+pub(crate) fn prepare(
+    uris: &Uris,
+    budget: &SharedBudget,
+    log: &Log,
+) -> Result<Prepared, StdioError> {
+    let [stdin, stdout, _same] = uris.targets().map_err(StdioError::Refused)?;
+    let input = match stdin {
+        Target::Null => None,
+        Target::Fifo(path) | Target::File(path) => Some(open_client_input(&path)?),
+    };
+    Ok(Prepared { input, output: Outlet::open(stdout, budget, log)? })
+}
+
+impl Prepared {
+    /// Starts copying. `terminal` is non-blocking.
+    pub(crate) fn attach(self, terminal: OwnedFd) -> Result<Streams, StdioError> {
+        let copy = || terminal.try_clone().map_err(StdioError::Terminal);
+        // Used for read, write and readiness; that it is no pipe matters to none of these.
+        let from =
+            pipe::Receiver::from_owned_fd_unchecked(copy()?).map_err(StdioError::Terminal)?;
+        let to = pipe::Sender::from_owned_fd_unchecked(copy()?).map_err(StdioError::Terminal)?;
+        let (mut outputs, mut input) = (JoinSet::new(), JoinSet::new());
+        outputs.spawn(self.output.copy(from));
+        let hold = self.input.map(|(from, hold)| {
+            input.spawn(copy_input(from, to));
+            hold
+        });
+        Ok(Streams {
+            outputs: Mutex::new(outputs),
+            input: Mutex::new(input),
+            stdin_hold: Mutex::new(hold),
+            terminal: Some(terminal),
+        })
+    }
 }
 
 impl Streams {
     /// Lets the container's input end when the client's writer is gone and all is delivered.
     pub(crate) fn close_stdin(&self) {
         drop(lock(&self.stdin_hold).take());
+    }
+
+    /// Tells the terminal its size; without a terminal there is nobody to tell.
+    pub(crate) fn resize(&self, rows: u16, columns: u16) -> io::Result<()> {
+        let Some(terminal) = &self.terminal else { return Ok(()) };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        Ok(tcsetwinsize(terminal, size)?)
     }
 
     /// Waits for the output that is under way, at most [`DRAIN_PATIENCE`]; true when all of it got
@@ -130,27 +217,52 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn open_output(
     target: Target,
-    budget: &Arc<Mutex<Budget>>,
+    budget: &SharedBudget,
     log: &Log,
     copies: &mut JoinSet<()>,
 ) -> Result<OwnedFd, StdioError> {
-    let path = match target {
-        Target::Null => return null(OFlags::WRONLY),
-        Target::Fifo(path) => {
-            let hold = open_fifo(&path, OFlags::RDONLY)?;
-            let fifo = reopen(&path, hold.as_fd(), OFlags::WRONLY)?;
-            let fifo = pipe::Sender::from_owned_fd(fifo)
-                .map_err(|source| StdioError::Open { path, source })?;
+    match Outlet::open(target, budget, log)? {
+        Outlet::Nowhere => null(OFlags::WRONLY),
+        outlet @ (Outlet::Fifo(..) | Outlet::File(..)) => {
             let (from, theirs) = output_pipe()?;
-            copies.spawn(copy_to_fifo(from, fifo, hold));
-            return Ok(theirs);
+            copies.spawn(outlet.copy(from));
+            Ok(theirs)
         }
-        Target::File(path) => path,
-    };
-    let file = open_log_file(&path)?;
-    let (from, theirs) = output_pipe()?;
-    copies.spawn(copy_to_file(from, file, Arc::clone(budget), log.clone()));
-    Ok(theirs)
+    }
+}
+
+impl Outlet {
+    fn open(target: Target, budget: &SharedBudget, log: &Log) -> Result<Self, StdioError> {
+        match target {
+            Target::Null => Ok(Self::Nowhere),
+            Target::Fifo(path) => {
+                let hold = open_fifo(&path, OFlags::RDONLY)?;
+                let fifo = reopen(&path, hold.as_fd(), OFlags::WRONLY)?;
+                let fifo = pipe::Sender::from_owned_fd(fifo)
+                    .map_err(|source| StdioError::Open { path, source })?;
+                Ok(Self::Fifo(fifo, hold))
+            }
+            Target::File(path) => {
+                Ok(Self::File(open_log_file(&path)?, Arc::clone(budget), log.clone()))
+            }
+        }
+    }
+
+    /// Ends when the job's last writer is gone.
+    async fn copy(self, mut from: impl AsyncRead + Unpin + Send) {
+        match self {
+            Self::Nowhere => {
+                // A terminal whose output nobody takes would stop whoever writes to it.
+                let _ended = tokio::io::copy(&mut from, &mut tokio::io::sink()).await;
+            }
+            Self::Fifo(mut fifo, hold) => {
+                // With our own reader in place it never breaks.
+                let _ended = tokio::io::copy(&mut from, &mut fifo).await;
+                drop(hold);
+            }
+            Self::File(file, budget, log) => copy_to_file(from, file, budget, log).await,
+        }
+    }
 }
 
 fn open_input(
@@ -161,22 +273,28 @@ fn open_input(
         Target::Null => return Ok((null(OFlags::RDONLY)?, None)),
         Target::Fifo(path) | Target::File(path) => path,
     };
-    // Read and write, so that no open waits and the reader never sees an end before our own
-    // writer is in place.
-    let bridge = open_fifo(&path, OFlags::RDWR)?;
-    let hold = reopen(&path, bridge.as_fd(), OFlags::WRONLY)?;
-    let fifo = reopen(&path, bridge.as_fd(), OFlags::RDONLY)?;
-    drop(bridge);
-    let from =
-        pipe::Receiver::from_owned_fd(fifo).map_err(|source| StdioError::Open { path, source })?;
+    let (from, hold) = open_client_input(&path)?;
     let (theirs, ours) = io::pipe().map_err(StdioError::Pipe)?;
     let to = pipe::Sender::from_owned_fd(ours.into()).map_err(StdioError::Pipe)?;
-    copies.spawn(async move {
-        let (mut from, mut to) = (from, to);
-        // Ends with the client's last writer, or when the job closes its input.
-        let _ended = tokio::io::copy(&mut from, &mut to).await;
-    });
+    copies.spawn(copy_input(from, to));
     Ok((theirs.into(), Some(hold)))
+}
+
+/// The client's end of the input, and our own writer on it.
+fn open_client_input(path: &Path) -> Result<(pipe::Receiver, OwnedFd), StdioError> {
+    // Read and write, so that no open waits and the reader never sees an end before our own
+    // writer is in place.
+    let bridge = open_fifo(path, OFlags::RDWR)?;
+    let hold = reopen(path, bridge.as_fd(), OFlags::WRONLY)?;
+    let fifo = reopen(path, bridge.as_fd(), OFlags::RDONLY)?;
+    let from = pipe::Receiver::from_owned_fd(fifo)
+        .map_err(|source| StdioError::Open { path: path.to_owned(), source })?;
+    Ok((from, hold))
+}
+
+/// Ends with the client's last writer, or when the job closes its input.
+async fn copy_input(mut from: pipe::Receiver, mut to: pipe::Sender) {
+    let _ended = tokio::io::copy(&mut from, &mut to).await;
 }
 
 fn output_pipe() -> Result<(pipe::Receiver, OwnedFd), StdioError> {
@@ -237,13 +355,12 @@ fn check_kind(
     Err(StdioError::Kind { path: path.to_owned(), expected })
 }
 
-async fn copy_to_fifo(mut from: pipe::Receiver, mut fifo: pipe::Sender, hold: OwnedFd) {
-    // Ends when the job's last writer is gone; with our own reader in place it never breaks.
-    let _ended = tokio::io::copy(&mut from, &mut fifo).await;
-    drop(hold);
-}
-
-async fn copy_to_file(mut from: pipe::Receiver, file: File, budget: Arc<Mutex<Budget>>, log: Log) {
+async fn copy_to_file(
+    mut from: impl AsyncRead + Unpin,
+    file: File,
+    budget: SharedBudget,
+    log: Log,
+) {
     let file = Arc::new(file);
     let mut buffer = Vec::new();
     let mut broken = false;
@@ -307,7 +424,7 @@ mod tests {
             stderr: format!("file://{}", dir.path().join("err").display()),
         };
         block_on(async {
-            let (streams, ends) = open(&uris, 10, &Log::nowhere()).unwrap();
+            let (streams, ends) = open(&uris, &budget(10), &Log::nowhere()).unwrap();
             write(&ends.stdout, "12345678");
             while std::fs::metadata(dir.path().join("out")).unwrap().len() < 8 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -350,7 +467,7 @@ mod tests {
         let path = |name: &str| dir.path().join(name).display().to_string();
         let uris = Uris { stdin: path("in"), stdout: path("out"), stderr: String::new() };
         block_on(async {
-            let (streams, ends) = open(&uris, 0, &Log::nowhere()).unwrap();
+            let (streams, ends) = open(&uris, &budget(0), &Log::nowhere()).unwrap();
             // A client that comes and goes.
             let reader = File::open(dir.path().join("out"));
             drop(reader);

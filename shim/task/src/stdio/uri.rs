@@ -18,6 +18,14 @@ pub(crate) struct Uris {
     pub stderr: String,
 }
 
+impl Uris {
+    /// Where input comes from and both outputs go, if a job's may.
+    pub(crate) fn targets(&self) -> Result<[Target; 3], Refusal> {
+        let input = Target::input(&self.stdin)?;
+        Ok([input, Target::output(&self.stdout)?, Target::output(&self.stderr)?])
+    }
+}
+
 /// Where one stream goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {

@@ -189,3 +189,36 @@ fn a_job_outlives_its_containerd_and_its_end_is_not_lost() {
     wait_until("no shim is left", || containerd.shims() == 0);
     containerd.assert_nothing_left();
 }
+
+#[test]
+fn a_client_of_containerd_runs_one_more_process_and_sees_its_pids() {
+    build_runtime();
+    let containerd = Containerd::start();
+    let id = containerd.key.id.to_string();
+    let layer = busybox_root(containerd.dir.path());
+    let _agent = containerd.agent(grant(&plan(&containerd.key, "sleep 600"), layer.clone()));
+    let layer = layer.display().to_string();
+    let runtime = ["run", "-d", "--null-io", "--runtime", "io.containerd.nimbus.v1", "--rootfs"];
+    let output = containerd.ctr(&[&runtime[..], &[&layer, id.as_str(), "/bin/true"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let exec = |name: &str, script: &str| {
+        containerd.ctr(&["task", "exec", "--exec-id", name, &id, "/bin/sh", "-c", script])
+    };
+    let output = exec("e1", "echo out; echo err >&2; exit 7");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!((text(&output.stdout), output.status.code()), ("out\n".to_owned(), Some(7)));
+    assert!(text(&output.stderr).contains("err"), "{output:?}");
+    let missing = containerd.ctr(&["task", "exec", "--exec-id", "e2", &id, "/bin/none"]);
+    assert!(text(&missing.stderr).contains("[runtime.exec_failed]"), "{missing:?}");
+    let listed = exec("e3", "sleep 0.1");
+    assert!(listed.status.success(), "{listed:?}");
+    let pids = text(&containerd.ctr(&["task", "ps", &id]).stdout);
+    assert_eq!(pids.lines().count(), 2, "{pids}");
+    assert!(containerd.ctr(&["task", "kill", "-s", "KILL", &id]).status.success());
+    wait_until("it has stopped", || {
+        text(&containerd.ctr(&["task", "ls"]).stdout).contains("STOPPED")
+    });
+    containerd.ctr(&["task", "rm", &id]);
+    wait_until("no shim is left", || containerd.shims() == 0);
+    containerd.assert_nothing_left();
+}

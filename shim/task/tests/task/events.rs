@@ -1,21 +1,27 @@
-//! containerd's side of events: takes them and remembers their order.
+//! containerd's side of events: takes them and remembers their order, and whose exits came.
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use containerd_shim_protos::api::{Empty, ForwardRequest};
+use containerd_shim_protos::events::task::TaskExit;
+use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::ttrpc::{Result, Server, TtrpcContext};
 use containerd_shim_protos::{Events, create_events};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Default)]
-pub(crate) struct Sink(Arc<(Mutex<Vec<String>>, Condvar)>);
+pub(crate) struct Sink(Arc<(Mutex<Vec<String>>, Condvar)>, Arc<Mutex<Vec<String>>>);
 
 impl Events for Sink {
     fn forward(&self, _context: &TtrpcContext, request: ForwardRequest) -> Result<Empty> {
         let (topics, news) = &*self.0;
+        if request.envelope.topic == "/tasks/exit" {
+            let exit = TaskExit::parse_from_bytes(&request.envelope.event.value).unwrap();
+            self.1.lock().unwrap().push(exit.id);
+        }
         topics.lock().unwrap().push(request.envelope.topic.clone());
         news.notify_all();
         Ok(Empty::default())
@@ -43,6 +49,11 @@ impl Sink {
             .unwrap();
         assert!(!late.timed_out(), "only {topics:?}");
         topics.clone()
+    }
+
+    /// Who has ended, in order.
+    pub(crate) fn exits(&self) -> Vec<String> {
+        self.1.lock().unwrap().clone()
     }
 
     pub(crate) fn so_far(&self) -> Vec<String> {

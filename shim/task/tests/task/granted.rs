@@ -56,7 +56,7 @@ pub(crate) fn build_runtime() {
 /// A lab, its agent that grants a script, and a connected shim.
 pub(crate) struct Job {
     pub(crate) lab: Lab,
-    agent: Agent,
+    pub(crate) agent: Agent,
     pub(crate) shim: Shim,
 }
 
@@ -76,7 +76,7 @@ impl Job {
         Self { lab, agent, shim }
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.lab.dir.path().join(name)
     }
 

@@ -2,13 +2,14 @@
 //! protocol on a real socket and decides as the test says.
 //!
 //! `refused`: whatever is not granted. `granted`: a busybox root handed over as a detached mount, the
-//! real `nimbus-runtime`, a real container; `paused`: likewise. `containerd`: both once more through a containerd of its
+//! real `nimbus-runtime`, a real container; `paused` and `exec`: likewise. `containerd`: both once more through a containerd of its
 //! own. Needs root and Debian's containerd and busybox-static.
 #![cfg(test)]
 
 mod agent;
 mod containerd;
 mod events;
+mod exec;
 mod granted;
 mod lab;
 mod paused;

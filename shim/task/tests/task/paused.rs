@@ -13,12 +13,12 @@ const BUSY: &str = "while :; do echo line; sleep 0.01; done";
 const NOT_NOW: i32 = 9;
 
 impl Job {
-    fn pause(&self) -> Result<(), (i32, String)> {
+    pub(crate) fn pause(&self) -> Result<(), (i32, String)> {
         let request = PauseRequest { id: self.id(), ..Default::default() };
         status(self.shim.task.pause(call(), &request)).map(drop)
     }
 
-    fn resume(&self) -> Result<(), (i32, String)> {
+    pub(crate) fn resume(&self) -> Result<(), (i32, String)> {
         let request = ResumeRequest { id: self.id(), ..Default::default() };
         status(self.shim.task.resume(call(), &request)).map(drop)
     }

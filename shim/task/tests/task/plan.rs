@@ -23,7 +23,8 @@ use crate::agent::Answer;
 
 const MEBI: u64 = 1 << 20;
 const HOUR_SECONDS: u64 = 3600;
-const APPLETS: [&str; 8] = ["sh", "echo", "cat", "true", "sleep", "tail", "yes", "head"];
+const APPLETS: [&str; 10] =
+    ["sh", "echo", "cat", "true", "sleep", "tail", "yes", "head", "stty", "tty"];
 const CAPABILITIES: [&str; 2] = ["CAP_CHOWN", "CAP_KILL"];
 
 /// A filter that allows everything: `ld nr; ret allow` in native endian.
@@ -95,7 +96,7 @@ pub(crate) fn soon(milliseconds: u64) -> BootNanos {
     BootNanos(SystemClock.boottime().0 + milliseconds * 1_000_000)
 }
 
-fn node(name: &str, major: u32, minor: u32) -> DeviceRule {
+pub(crate) fn node(name: &str, major: u32, minor: u32) -> DeviceRule {
     DeviceRule {
         path: format!("/dev/{name}"),
         kind: DeviceKind::Character,
