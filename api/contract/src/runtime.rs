@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerKey;
+use crate::lease::LeasedResources;
 use crate::plan::{Plan, PlanSeccomp};
 use crate::refusal::Refusal;
 
@@ -58,6 +59,8 @@ pub enum RuntimeVerb {
     /// the seccomp program and, unless it gets a terminal, stdin, stdout, stderr. The process becomes
     /// the *caller's* child.
     Exec(Box<ExecRequest>),
+    /// Set other limits; it has been created.
+    Update(Box<UpdateRequest>),
     /// Let everything in it stand still; it has been started.
     Pause,
     /// Let it go on.
@@ -71,9 +74,24 @@ impl RuntimeVerb {
     pub const fn enters(&self) -> bool {
         match self {
             Self::Create(_) | Self::Exec(_) => true,
-            Self::Start | Self::Kill { .. } | Self::Pause | Self::Resume | Self::Delete => false,
+            Self::Start
+            | Self::Kill { .. }
+            | Self::Update(_)
+            | Self::Pause
+            | Self::Resume
+            | Self::Delete => false,
         }
     }
+}
+
+/// Other limits for a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateRequest {
+    /// OCI LinuxResources as `nimbus_hooks::update` has made them: what is not mentioned stays.
+    pub resources: serde_json::Value,
+    /// What no limit may be above, afterwards either.
+    pub leased: LeasedResources,
 }
 
 /// One more process for a container.

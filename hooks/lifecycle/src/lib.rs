@@ -3,7 +3,7 @@
 //! Intent: everything that decides whether something may run is here, small enough to read in one
 //! sitting, and can be given any facts in a test. For [`admit`] inputs are [`facts::Facts`], gathered by
 //! the node agent; the output is a [`nimbus_api::plan::Plan`] or a [`nimbus_api::Refusal`]. What
-//! happens later in a job's life ([`exec`]) is judged by that plan alone.
+//! happens later in a job's life ([`exec`], [`update`]) is judged by that plan alone.
 //!
 //! Deliberately absent: I/O, clocks, threads, randomness, and any way to say "yes" by default: an
 //! absent fact is a variant of its own, and each such variant ends in a refusal.
@@ -24,12 +24,14 @@ mod spec;
 mod task;
 #[cfg(test)]
 mod tests;
+mod update;
 
 pub use decide::admit;
 pub use exec::exec;
 pub use lease::plausible;
 pub use policy::may_fetch;
 pub use spec::process_identity;
+pub use update::update;
 
 /// How far the wall clock may be behind the highest `iat` seen, seconds (rule 1). The same
 /// tolerance holds for every comparison of this node's wall clock with another machine's.

@@ -106,16 +106,32 @@ fn namespaces() -> Value {
         .collect()
 }
 
-fn limits(resources: &LeasedResources) -> Value {
+/// Time on processors, as the kernel counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CpuLimits {
+    pub(crate) shares: u64,
+    /// Microseconds in each period.
+    pub(crate) quota: u64,
+    /// Microseconds.
+    pub(crate) period: u64,
+}
+
+/// What a lease gives of it.
+pub(crate) fn cpu_limits(resources: &LeasedResources) -> CpuLimits {
     let millis = u64::from(resources.cpu_millis);
+    CpuLimits {
+        shares: (millis * 1024 / 1000).max(SHARES_MIN),
+        quota: millis * QUOTA_USEC_PER_MILLI,
+        period: CPU_PERIOD_USEC,
+    }
+}
+
+fn limits(resources: &LeasedResources) -> Value {
+    let CpuLimits { shares, quota, period } = cpu_limits(resources);
     json!({
         // "swap" is memory and swap together: the same number is no swap.
         "memory": { "limit": resources.memory_bytes, "swap": resources.memory_bytes },
-        "cpu": {
-            "shares": (millis * 1024 / 1000).max(SHARES_MIN),
-            "quota": millis * QUOTA_USEC_PER_MILLI,
-            "period": CPU_PERIOD_USEC,
-        },
+        "cpu": { "shares": shares, "quota": quota, "period": period },
         "pids": { "limit": resources.pids },
     })
 }

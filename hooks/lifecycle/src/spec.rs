@@ -8,7 +8,7 @@ mod linux;
 mod mounts;
 pub(crate) mod process;
 pub(crate) mod raw;
-mod resources;
+pub(crate) mod resources;
 
 use std::collections::BTreeMap;
 

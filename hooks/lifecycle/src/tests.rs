@@ -1,7 +1,8 @@
-//! Tests of `admit` and of `exec` as a whole.
+//! Tests of `admit`, `exec` and `update` as a whole.
 
 mod exec_table;
 mod facts_table;
 mod fixtures;
 mod properties;
 mod spec_table;
+mod update_table;

@@ -1,14 +1,19 @@
-//! The container's cgroup as the runtime left it: who is in it, killing all of them, OOM kills.
+//! The container's cgroup as the runtime left it: who is in it, killing all of them, a want of memory.
 //!
 //! Reads and writes the files of the paths that `nimbus-runtime` answered with. v2 where the
 //! unified hierarchy limits, else the v1 controllers. Making and removing is the runtime's.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Seek as _, SeekFrom};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nimbus_api::runtime::CgroupPaths;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// How often an emptying cgroup is looked at, and how long between: ten seconds in all.
 const KILL_ROUNDS_MAX: u32 = 200;
@@ -113,6 +118,60 @@ impl Cgroup {
         };
         field(&fs::read_to_string(file).unwrap_or_default(), "oom_kill").unwrap_or(0)
     }
+}
+
+/// Wakes whoever waits when a cgroup's memory has run out.
+#[derive(Debug)]
+pub(crate) enum OomWatch {
+    /// `memory.events`, which the kernel marks as changed.
+    Unified(AsyncFd<File>),
+    /// An eventfd that the kernel was told of.
+    Controller(AsyncFd<OwnedFd>),
+}
+
+impl Cgroup {
+    /// Begins to watch. Must be called within the event loop.
+    pub(crate) fn oom_watch(&self) -> io::Result<OomWatch> {
+        if let Some(dir) = self.unified() {
+            let file = File::open(dir.join("memory.events"))?;
+            read_again(&file)?;
+            return Ok(OomWatch::Unified(AsyncFd::register_with_interest(
+                file,
+                Interest::PRIORITY,
+            )?));
+        }
+        let dir = self.controller("memory").ok_or(io::ErrorKind::NotFound)?;
+        let control = File::open(dir.join("memory.oom_control"))?;
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let order = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+        fs::write(dir.join("cgroup.event_control"), order)?;
+        Ok(OomWatch::Controller(AsyncFd::register_with_interest(event, Interest::READABLE)?))
+    }
+}
+
+impl OomWatch {
+    /// Waits until it may have.
+    pub(crate) async fn woken(&mut self) -> io::Result<()> {
+        match self {
+            Self::Unified(file) => {
+                file.ready(Interest::PRIORITY).await?.clear_ready();
+                read_again(file.get_ref())
+            }
+            Self::Controller(event) => {
+                event.readable().await?.clear_ready();
+                match rustix::io::read(event.get_ref(), &mut [0; 8]) {
+                    Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+/// What has been read is what the next change is told against.
+fn read_again(mut file: &File) -> io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
+    io::copy(&mut file, &mut io::sink()).map(drop)
 }
 
 /// The number behind `name` in a file of `name number` lines.

@@ -21,7 +21,8 @@ const DEFAULT_NODES: [(i64, Option<i64>); 9] = [
     (136, None),  // pts
 ];
 
-pub(super) fn judge(
+/// Refuses what is more than leased.
+pub(crate) fn judge(
     given: Option<&Resources>,
     leased: &LeasedResources,
     tightened: &mut Tightened,

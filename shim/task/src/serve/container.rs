@@ -95,7 +95,8 @@ pub(super) struct Container {
 struct Life {
     machine: Machine,
     made: Option<Made>,
-    oom_killed: bool,
+    /// Processes killed for want of memory, of which containerd has been told.
+    oom_kills: u64,
     /// Whether SIGKILL was sent to it.
     killed: bool,
 }
@@ -121,7 +122,7 @@ impl Container {
             life: Mutex::new(Life {
                 machine: Machine::new(),
                 made: None,
-                oom_killed: false,
+                oom_kills: 0,
                 killed: false,
             }),
             exit: watch::Sender::new(None),
@@ -154,7 +155,7 @@ impl Container {
             phase: life.machine.phase(),
             exit: life.machine.exit(),
             made: life.made.clone(),
-            oom_killed: life.oom_killed,
+            oom_killed: life.oom_kills > 0,
         }
     }
 
@@ -233,10 +234,25 @@ impl Container {
 
     /// Its init has ended: what the kernel knows of it is read before anybody is told.
     pub(super) fn exited(&self, status: u32, events: &Publisher) -> Result<(), TaskError> {
-        let cgroup = self.snapshot().made.map(|made| made.cgroup);
-        self.life().oom_killed = cgroup.is_some_and(|cgroup| cgroup.oom_kills() > 0);
+        self.tell_ooms(events);
         let exit = Exit { status, at: SystemClock.unix() };
         self.step("end", events, |machine| machine.exited(exit))
+    }
+
+    /// Tells that processes were killed for want of memory since that was told last; whether it did.
+    pub(super) fn tell_ooms(&self, events: &Publisher) -> bool {
+        let Some(made) = self.snapshot().made else { return false };
+        let kills = made.cgroup.oom_kills();
+        {
+            let mut life = self.life();
+            if kills <= life.oom_kills {
+                return false;
+            }
+            life.oom_kills = kills;
+        }
+        let container_id = self.key().id.to_string();
+        events.publish(Event::Oom(TaskOOM { container_id, ..TaskOOM::default() }));
+        true
     }
 
     /// Waits until its init has ended.
@@ -309,10 +325,6 @@ impl Container {
                 Event::Resumed(TaskResumed { container_id, ..TaskResumed::default() })
             }
             Announce::Exit => {
-                if snapshot.oom_killed {
-                    let container_id = container_id.clone();
-                    events.publish(Event::Oom(TaskOOM { container_id, ..TaskOOM::default() }));
-                }
                 self.exit.send_replace(Some(exit));
                 Event::Exit(TaskExit {
                     id: container_id.clone(),

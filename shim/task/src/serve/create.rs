@@ -18,6 +18,7 @@ use super::admission::{self, Grant};
 use super::container::{Container, Granted, Made, kill};
 use super::deadline::Deadline;
 use super::lifecycle::DELETE_PATIENCE;
+use super::oom;
 use super::session::{Opening, Session, released};
 use crate::cgroup::Cgroup;
 use crate::delete::INIT_PID_FILE;
@@ -51,6 +52,7 @@ pub(super) async fn create(
     };
     context.family.add(&made.init);
     container.set_made(made.clone());
+    oom::watch(context.clone(), Arc::clone(&container));
     container.step("create", &context.events, Machine::created)?;
     let pid = container.pid();
     if let Err(error) = fs::write(Path::new(&request.bundle).join(INIT_PID_FILE), pid.to_string()) {

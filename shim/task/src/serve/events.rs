@@ -2,8 +2,8 @@
 //!
 //! A queue of [`QUEUE_EVENTS_MAX`] and one task that delivers: the next event goes only after the
 //! one before it was taken or refused, and a connection that breaks (containerd restarts) is made
-//! anew with a growing pause, for ever. What a client brings about (a pause, a process) leaves room for
-//! the events that come once in a life, the exits of all processes among them, so that none of those is
+//! anew with a growing pause, for ever. What a client or the job brings about (a pause, a process, a want of
+//! memory) leaves room for the events that come once in a life, the exits of all processes among them, so that none of those is
 //! lost; an exit is never known by its event alone, `Wait` and `State` always tell.
 
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ use crate::log::Log;
 
 /// Events that wait at most.
 const QUEUE_EVENTS_MAX: usize = 256;
-/// Places that what a client brings about leaves to what comes once in a life.
+/// Places that what is brought about at will leaves to what comes once in a life.
 const KEPT_FREE: usize = 8 + EXECS_MAX;
 /// One delivery.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(5);
@@ -64,13 +64,15 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// Whether a client brings it about, as often as it likes.
-    const fn by_client(&self) -> bool {
+    /// Whether a client or the job brings it about, as often as it likes.
+    const fn at_will(&self) -> bool {
         match self {
-            Self::ExecAdded(_) | Self::ExecStarted(_) | Self::Paused(_) | Self::Resumed(_) => true,
-            Self::Create(_) | Self::Start(_) | Self::Oom(_) | Self::Exit(_) | Self::Delete(_) => {
-                false
-            }
+            Self::ExecAdded(_)
+            | Self::ExecStarted(_)
+            | Self::Oom(_)
+            | Self::Paused(_)
+            | Self::Resumed(_) => true,
+            Self::Create(_) | Self::Start(_) | Self::Exit(_) | Self::Delete(_) => false,
         }
     }
 }
@@ -106,8 +108,8 @@ impl Publisher {
 
     /// Puts an event into the queue; never waits.
     pub(crate) fn publish(&self, event: Event) {
-        if event.by_client() && self.queue.capacity() <= KEPT_FREE {
-            self.log.warn("what a client did is not told: events are not taken");
+        if event.at_will() && self.queue.capacity() <= KEPT_FREE {
+            self.log.warn("what happened is not told: events are not taken");
             return;
         }
         let (topic, encoded) = match event {

@@ -16,9 +16,11 @@ mod exec;
 mod lifecycle;
 mod link;
 mod listener;
+mod oom;
 mod pause;
 mod service;
 mod session;
+mod update;
 
 use std::fs;
 use std::io;

@@ -22,7 +22,7 @@ use nimbus_api::{Refusal, RefusalCode};
 
 use super::container::{Container, Description};
 use super::exec::Exec;
-use super::{Context, create, events, exec, lifecycle, pause, timestamp};
+use super::{Context, create, events, exec, lifecycle, pause, timestamp, update};
 use crate::exec_state::ExecPhase;
 use crate::info::VERSION;
 use crate::state::Phase;
@@ -383,8 +383,14 @@ impl Task for TaskService {
         Ok(Empty::default())
     }
 
-    async fn update(&self, _context: &TtrpcContext, _: UpdateTaskRequest) -> ttrpc::Result<Empty> {
-        unimplemented("Update")
+    async fn update(
+        &self,
+        _context: &TtrpcContext,
+        request: UpdateTaskRequest,
+    ) -> ttrpc::Result<Empty> {
+        let container = self.container(&request.id)?;
+        whole(update::update(self.context.clone(), container, request)).await?;
+        Ok(Empty::default())
     }
 }
 
