@@ -33,7 +33,7 @@ use crate::record::Record;
 use crate::sys::fork::Kin;
 use crate::sys::seal;
 use crate::sys::seccomp::Program;
-use crate::{delete, kill, start};
+use crate::{delete, kill, rootfs, start};
 
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 const EXIT_FAILED: u8 = 1;
@@ -124,6 +124,8 @@ fn run_to_end(layout: &Layout, created: &Created) -> Result<u8, RuntimeError> {
         Ok(()) => wait_for(created.pid),
         Err(_) => Ok(EXIT_FAILED),
     };
+    // Mounted in this process's own namespace, where it would be in the way.
+    rootfs::disassemble(layout);
     delete::delete(layout)?;
     started?;
     ended
