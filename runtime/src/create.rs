@@ -1,46 +1,50 @@
 //! Create: from a plan and its descriptors to an init process that waits, proven to be contained.
 //!
-//! Order: the record, then the guard, then effects. Whatever fails, and also a panic of libcontainer
-//! or the deadline, undoes everything before it is answered. A kill at any instruction leaves the
-//! record, from which Delete does the same.
+//! Order: the directory, locked; the record; then effects. This process makes everything that needs
+//! the host's view (the root, cgroups, `/dev`), lets a copy of itself be born in the container's
+//! namespaces ([`crate::init`]), waits until it is ready, and looks at it from outside. Whatever fails,
+//! and also a panic or the deadline, undoes everything before it is answered. A kill at any instruction
+//! leaves the record, from which Delete does the same.
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
+use std::path::Path;
 
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::syscall::syscall::SyscallType;
 use nimbus_api::RefusalCode;
 use nimbus_api::lease::LeasedResources;
 use nimbus_api::plan::DeviceRule;
 use nimbus_api::runtime::CgroupPaths;
 use rustix::fs::{CWD, Mode, mkdirat};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
-use crate::cgroup::guard::Guard;
 use crate::cgroup::hierarchy::{CgroupsPath, Hierarchies, dirs};
-use crate::cgroup::{devices, limits};
+use crate::cgroup::{devices, guard, limits, write};
 use crate::error::{Doing as _, RuntimeError};
-use crate::executor::JobExecutor;
 use crate::identity::Identity;
-use crate::layout::{ENGINE_ID, Layout};
+use crate::init::{Init, Next, dev_of};
+use crate::layout::Layout;
+use crate::mounts::dev::{self, Node};
+use crate::mounts::filesystem;
+use crate::mounts::kit::Kit;
+use crate::namespaces::Namespaces;
+use crate::process::channel::{self, Heard, Outside};
+use crate::process::credentials::Credentials;
 use crate::process::program::give_pipes;
+use crate::process::{Becoming, Gate};
 use crate::proof::Proven;
 use crate::record::Record;
-use crate::report::{self, Report};
-use crate::spec::{self, Parts};
+use crate::spec::model::Spec;
+use crate::spec::{self, options};
+use crate::sys::fork::{Fork, Forked, Kin, fork};
+use crate::sys::mount::{Change, change};
 use crate::sys::seccomp::Program;
-use crate::sys::{keyring, net, signal};
-use crate::{delete, proof, rootfs};
+use crate::sys::signal;
+use crate::{delete, proof, report, rootfs};
 
-/// What mounts made in the container's root, and libcontainer's own files, are made with.
-const ENGINE_UMASK: Mode = Mode::from_raw_mode(0o022);
-/// Exit status of a child of libcontainer's that came back into our code.
-const EXIT_STRAY: i32 = 125;
+/// What mounts and cgroups are made with.
+const MAKING_UMASK: Mode = Mode::from_raw_mode(0o022);
 
 /// Where the root comes from.
 #[derive(Debug)]
@@ -57,14 +61,15 @@ pub(crate) struct Job {
     pub(crate) spec: Value,
     pub(crate) root: Root,
     pub(crate) read_only: bool,
-    /// The whole allow-list; none leaves libcontainer's, which only the development command line does.
+    /// The whole allow-list; none takes the specification's, which only the development command line
+    /// does.
     pub(crate) devices: Option<Vec<DeviceRule>>,
     /// Checked when given.
     pub(crate) limits: Option<LeasedResources>,
     pub(crate) program: Option<Program>,
+    /// None when it gets a terminal.
     pub(crate) stdio: Option<[OwnedFd; 3]>,
-    /// Whether the init process becomes our parent's child.
-    pub(crate) sibling: bool,
+    pub(crate) kin: Kin,
 }
 
 /// What has been made.
@@ -72,176 +77,207 @@ pub(crate) struct Job {
 pub(crate) struct Created {
     pub(crate) pid: i32,
     pub(crate) cgroup: CgroupPaths,
-    /// Still entered.
-    pub(crate) guard: Guard,
+    /// The other end of its terminal.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 /// Makes a container.
 pub(crate) fn create(layout: &Layout, job: Job) -> Result<Created, RuntimeError> {
+    let refused = |detail: String| RuntimeError::refused(RefusalCode::RuntimeFailed, detail);
     let hosts = Hierarchies::of_this_host()?;
-    let path = job.spec.pointer("/linux/cgroupsPath").and_then(Value::as_str).unwrap_or_default();
-    let cgroup = hosts.paths(&CgroupsPath::new(path)?);
+    let spec = spec::understand(&job.spec)?;
+    let cgroup = hosts.paths(&CgroupsPath::new(&spec.linux.cgroups_path)?);
     if let Some(dir) = dirs(&cgroup).into_iter().find(|dir| dir.exists()) {
-        let detail = format!("the cgroup {} exists already", dir.display());
-        return Err(RuntimeError::refused(RefusalCode::RuntimeFailed, detail));
+        return Err(refused(format!("the cgroup {} exists already", dir.display())));
     }
     let Some(guards) = hosts.guards() else {
         return Err(RuntimeError::unproven("this host has neither a unified nor a freezer cgroup"));
     };
-    let record = Record::intent(cgroup, guards.join(layout.guard()));
-    layout.create()?;
-    let mut guard = None;
-    let own = rustix::process::getpid();
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let record = Record::intent(cgroup, guards.join(layout.guard()), Identity::of(own)?);
+    let mut lock = Some(layout.create()?);
+    let before = rustix::process::umask(MAKING_UMASK);
     let attempt = catch_unwind(AssertUnwindSafe(|| {
         record.write(layout)?;
-        guard = Some(Guard::enter(&record.guard, guards)?);
-        attempt(layout, job, &hosts, record.clone())
+        attempt(layout, job, &Making { hosts: &hosts, spec: &spec }, record.clone(), &mut lock)
     }));
-    if rustix::process::getpid() != own {
-        // A child of libcontainer's unwound into our frames: undoing is for the parent.
-        signal::exit_now(EXIT_STRAY);
-    }
-    let made = attempt.unwrap_or_else(|_panic| {
-        Err(RuntimeError::refused(RefusalCode::RuntimeFailed, "libcontainer panicked"))
-    });
-    match (made, guard) {
-        (Ok(proven), Some(guard)) => {
-            Ok(Created { pid: proven.pid(), cgroup: record.cgroup, guard })
-        }
-        (Ok(_), None) => Err(RuntimeError::unproven("made without a guard")),
-        (Err(error), guard) => {
-            let error = if signal::deadline_passed() {
-                RuntimeError::refused(RefusalCode::RuntimeTimeout, error.refusal().sentence())
-            } else {
-                error
-            };
-            Err(match undo(layout, &record, guard.as_ref()) {
-                Ok(()) => error,
-                Err(left) => {
-                    let (error, left) = (error.refusal(), left.refusal());
-                    let detail = format!("{}, and not all is undone: {left}", error.detail());
-                    RuntimeError::refused(error.code, detail)
-                }
-            })
+    rustix::process::umask(before);
+    let made = attempt.unwrap_or_else(|_panic| Err(refused("the runtime panicked".to_owned())));
+    made.map(|(proven, terminal)| Created {
+        pid: proven.pid(),
+        cgroup: record.cgroup.clone(),
+        terminal,
+    })
+    .map_err(|error| undone(layout, &record, error))
+}
+
+/// Undoes everything; the error says so if that fails too.
+fn undone(layout: &Layout, record: &Record, error: RuntimeError) -> RuntimeError {
+    let error = if signal::deadline_passed() {
+        RuntimeError::refused(RefusalCode::RuntimeTimeout, error.refusal().sentence())
+    } else {
+        error
+    };
+    let undo = || {
+        rustix::process::chdir("/").doing("leave the container's directory")?;
+        rootfs::disassemble(layout);
+        delete::erase(layout, record)
+    };
+    match undo() {
+        Ok(()) => error,
+        Err(left) => {
+            let (error, left) = (error.refusal(), left.refusal());
+            let detail = format!("{}, and not all is undone: {left}", error.detail());
+            RuntimeError::refused(error.code, detail)
         }
     }
 }
 
-fn undo(layout: &Layout, record: &Record, guard: Option<&Guard>) -> Result<(), RuntimeError> {
-    rustix::process::chdir("/").doing("leave the container's directory")?;
-    rootfs::disassemble(layout);
-    guard.map_or(Ok(()), Guard::leave)?;
-    delete::erase(layout, record)
+/// What is known of the container and of the host.
+#[derive(Debug)]
+struct Making<'a> {
+    hosts: &'a Hierarchies,
+    spec: &'a Spec,
 }
 
 fn attempt(
     layout: &Layout,
     job: Job,
-    hosts: &Hierarchies,
+    making: &Making<'_>,
     mut record: Record,
-) -> Result<Proven, RuntimeError> {
+    lock: &mut Option<OwnedFd>,
+) -> Result<(Proven, Option<OwnedFd>), RuntimeError> {
+    let Making { hosts, spec } = *making;
+    let process = &spec.process;
+    let wanted = spec::wanted(process)?;
+    let credentials = Credentials::wished(&process.user, &process.capabilities)?;
+    let namespaces = Namespaces::open(&spec.linux.namespaces)?;
     rootfs::leave_host_mounts()?;
-    new_keyring()?;
-    // An empty list of groups is no list for libcontainer: ours would be inherited.
-    nix::unistd::setgroups(&[]).doing("leave the caller's groups")?;
-    let id = |name: &str| {
-        let id = job.spec.pointer(name).and_then(Value::as_u64).unwrap_or(0);
-        u32::try_from(id).unwrap_or(u32::MAX)
-    };
-    let (uid, gid) = (id("/process/user/uid"), id("/process/user/gid"));
     if let Some(stdio) = &job.stdio {
-        give_pipes(stdio, uid, gid)?;
+        give_pipes(stdio, process.user.uid, process.user.gid)?;
     }
-    let (root, home) = match job.root {
-        Root::Layers { layers, scratch_bytes } => {
-            let root = rootfs::assemble(layout, layers, scratch_bytes)?;
-            let cwd = job.spec.pointer("/process/cwd").and_then(Value::as_str).unwrap_or("/");
-            rootfs::make_directory(&root, cwd)?;
-            (layout.rootfs().to_string_lossy().into_owned(), rootfs::home(&root, uid))
+    make_root(layout, job.root, &process.cwd)?;
+    let leased = job.devices.as_deref();
+    let born = make_cgroups(hosts, &record, spec, leased)?;
+    let kit = Kit::make(leased.map(devices::not_leased).transpose()?)?;
+    let dev = make_dev(spec, leased)?;
+    let gate = make_gate(layout)?;
+    let (outside, inside) = channel::pair()?;
+    namespaces.enter_for_children()?;
+    let forked = fork(job.kin, born.as_ref().map(AsFd::as_fd), namespaces.born_in());
+    let pid = match forked.doing("make the init process")? {
+        Fork::Parent(Forked { pid, .. }) => pid,
+        Fork::Child => {
+            rustix::process::umask(MAKING_UMASK);
+            // Only what is open in the process that makes the container may keep Delete waiting.
+            drop((lock.take(), outside));
+            let filter = job.program.as_ref();
+            let console = wanted.terminal.is_some();
+            let becoming =
+                Becoming { process: &wanted, credentials: &credentials, filter, console };
+            let init = Init {
+                layout,
+                spec,
+                read_only: job.read_only,
+                hosts,
+                cgroup: &record.cgroup,
+                namespaces: &namespaces,
+                kit: &kit,
+                dev,
+                leased,
+            };
+            init.live(inside, Next { becoming, stdio: job.stdio, gate })
         }
-        Root::Directory(path) => (path, "/".to_owned()),
     };
-    let devices = job.devices.as_deref();
-    let parts = Parts { root: &root, read_only: job.read_only, devices, home: &home };
-    let spec = spec::complete(job.spec, parts);
-    write_config(layout, &spec)?;
-    let fifo = Rc::new(report::make_fifo(layout)?);
-    let filtered = job.program.is_some();
-    let executor = JobExecutor::new(job.program, Rc::clone(&fifo));
-    let pid = build(layout, executor, job.stdio, job.sibling).map_err(|error| {
-        Report::receive(&*fifo).map_or(error, |report| RuntimeError::Refused(report.refusal()))
-    })?;
+    drop((inside, gate, job.stdio, dev));
+    if let Some(limits) = &job.limits {
+        limits::check(&record.cgroup, limits)?;
+    }
+    let terminal = hear(&outside)?;
     if signal::deadline_passed() {
         return Err(RuntimeError::refused(RefusalCode::RuntimeTimeout, "the deadline has passed"));
     }
-    record.init = Some(Identity::of(pid)?);
-    if let Some(rules) = devices {
-        devices::enforce(hosts, &record.cgroup, rules)?;
-    }
-    if let Some(leased) = &job.limits {
-        limits::check(&record.cgroup, leased)?;
-    }
-    let proven = proof::init(pid, &spec, filtered, hosts, &record.cgroup)?;
-    bring_up_loopback(pid, &spec)?;
+    record.created(Identity::of(pid)?);
+    let proven = proof::init(pid, &job.spec, job.program.is_some(), hosts, &record.cgroup)?;
     record.write(layout)?;
-    Ok(proven)
+    Ok((proven, terminal))
 }
 
-fn new_keyring() -> Result<(), RuntimeError> {
-    match keyring::join_new_session() {
-        // A kernel without keyrings has none to inherit.
-        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
-        joined => joined.doing("leave the caller's session keyring"),
+fn make_root(layout: &Layout, root: Root, cwd: &str) -> Result<(), RuntimeError> {
+    mkdirat(CWD, layout.kit(), Mode::RWXU).doing("make a mount point")?;
+    match root {
+        Root::Layers { layers, scratch_bytes } => {
+            let root = rootfs::assemble(layout, layers, scratch_bytes)?;
+            rootfs::make_directory(&root, cwd);
+            Ok(())
+        }
+        Root::Directory(path) => rootfs::bind(layout, Path::new(&path)),
     }
 }
 
-fn write_config(layout: &Layout, spec: &Value) -> Result<(), RuntimeError> {
-    let text = serde_json::to_vec(spec).map_err(std::io::Error::from).doing("write config.json")?;
-    let file =
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(layout.config());
-    let mut file = file.doing("make config.json")?;
-    std::io::Write::write_all(&mut file, &text).doing("write config.json")
-}
-
-fn build(
-    layout: &Layout,
-    executor: JobExecutor,
-    stdio: Option<[OwnedFd; 3]>,
-    sibling: bool,
-) -> Result<i32, RuntimeError> {
-    let refused = |error| RuntimeError::Container(Box::new(error));
-    mkdirat(CWD, layout.engine(), Mode::RWXU).doing("make libcontainer's directory")?;
-    let mut builder = ContainerBuilder::new(ENGINE_ID.to_owned(), SyscallType::default())
-        .with_root_path(layout.engine())
-        .map_err(refused)?
-        .with_executor(executor);
-    if let Some([stdin, stdout, stderr]) = stdio {
-        builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+/// Makes cgroups with their limits and devices. Gives back where the init process is to be born.
+fn make_cgroups(
+    hosts: &Hierarchies,
+    record: &Record,
+    spec: &Spec,
+    leased: Option<&[DeviceRule]>,
+) -> Result<Option<OwnedFd>, RuntimeError> {
+    let resources = &spec.linux.resources;
+    write::make(hosts, &record.cgroup)?;
+    write::apply(&record.cgroup, resources)?;
+    match leased {
+        Some(rules) => devices::set(&record.cgroup, rules)?,
+        None => devices::set_listed(&record.cgroup, &resources.devices)?,
     }
-    let before = rustix::process::umask(ENGINE_UMASK);
-    let built = builder
-        .as_init(layout.dir())
-        .with_systemd(false)
-        .with_detach(true)
-        .as_sibling(sibling)
-        .build();
-    rustix::process::umask(before);
-    let pid = built.map_err(refused)?.pid();
-    pid.map(i32::from).ok_or_else(|| RuntimeError::unproven("libcontainer made no process"))
-}
-
-/// `lo` is down in a fresh network namespace; everything that talks to itself needs it.
-fn bring_up_loopback(pid: i32, spec: &Value) -> Result<(), RuntimeError> {
-    let namespaces = spec.pointer("/linux/namespaces").and_then(Value::as_array);
-    let fresh = |one: &Value| {
-        one.get("type").and_then(Value::as_str) == Some("network") && one.get("path").is_none()
+    let born = match &record.cgroup.unified {
+        Some(own) => own,
+        None if hosts.is_hybrid() => {
+            guard::make(&record.guard)?;
+            &record.guard
+        }
+        None => return Ok(None),
     };
-    if !namespaces.is_some_and(|all| all.iter().any(fresh)) {
-        return Ok(());
+    fs::File::open(born).map(|dir| Some(dir.into())).doing("open the cgroup to be born in")
+}
+
+/// A filled `/dev`, and which of the mounts it is.
+fn make_dev(
+    spec: &Spec,
+    leased: Option<&[DeviceRule]>,
+) -> Result<Option<(usize, OwnedFd)>, RuntimeError> {
+    let Some((number, mount)) = dev_of(spec) else { return Ok(None) };
+    let mut options = options::parse(&mount.options);
+    let read_only = options.read_only();
+    // Once it is filled.
+    options.set &= !options::READ_ONLY;
+    let dev = filesystem::make(&mount.kind, &mount.source, &options)?;
+    let nodes: Vec<Node> = match leased {
+        Some(rules) => rules.iter().filter_map(Node::leased).collect(),
+        None => Node::usual().chain(spec.linux.devices.iter().map(Node::wished)).collect(),
+    };
+    dev::fill(&dev, &nodes, spec.process.terminal)?;
+    if read_only {
+        let read_only = Change { set: options::READ_ONLY, ..Change::default() };
+        change(&dev, &read_only).doing("make /dev read-only")?;
     }
-    let namespace = fs::File::open(format!("/proc/{pid}/ns/net"))
-        .doing("open the container's network namespace")?;
-    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-        .doing("enter the container's network namespace")?;
-    net::loopback_up().doing("bring up the loopback device")
+    Ok(Some((number, dev)))
+}
+
+fn make_gate(layout: &Layout) -> Result<Gate, RuntimeError> {
+    Ok(Gate { start: report::make_gate(layout)?, report: report::make_fifo(layout)? })
+}
+
+/// Waits until the init process can be looked at.
+fn hear(outside: &Outside) -> Result<Option<OwnedFd>, RuntimeError> {
+    let mut terminal = None;
+    loop {
+        match outside.hear()? {
+            Heard::Terminal(fd) if terminal.is_none() => terminal = Some(fd),
+            Heard::Terminal(_) => return Err(RuntimeError::unproven("a second terminal came")),
+            Heard::Ready => return Ok(terminal),
+            Heard::Failed(report) => return Err(RuntimeError::Refused(report.refusal())),
+            Heard::Refused(refusal) => return Err(RuntimeError::Refused(refusal)),
+            Heard::End => return Err(RuntimeError::unproven("the init process ended too early")),
+        }
+    }
 }

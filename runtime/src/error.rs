@@ -4,7 +4,6 @@
 use std::fmt::Display;
 use std::io;
 
-use libcontainer::error::LibcontainerError;
 use nimbus_api::error::Chain;
 use nimbus_api::runtime::RuntimeReply;
 use nimbus_api::{Refusal, RefusalCode};
@@ -24,9 +23,6 @@ pub enum RuntimeError {
         #[source]
         source: io::Error,
     },
-    /// libcontainer did not do it.
-    #[error("libcontainer cannot make the container")]
-    Container(#[source] Box<LibcontainerError>),
 }
 
 impl RuntimeError {
@@ -44,9 +40,7 @@ impl RuntimeError {
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal.clone(),
-            Self::Io { .. } | Self::Container(_) => {
-                Refusal::with(RefusalCode::RuntimeFailed, Chain(self))
-            }
+            Self::Io { .. } => Refusal::with(RefusalCode::RuntimeFailed, Chain(self)),
         }
     }
 

@@ -1,8 +1,7 @@
 //! Exec: one more process in a container that runs.
 //!
-//! This process stays in the host's namespaces. It makes a copy of itself that waits, puts it into the
-//! container's cgroups, and lets it go on: it enters the container's namespaces by the descriptor of
-//! the init process and becomes the program (see [`crate::process`]). Before it executes anything it is
+//! This process stays in the host's namespaces. It makes a copy of itself, which enters the container's
+//! cgroups and, by the descriptor of the init process, its namespaces, and becomes the program (see [`crate::process`]). Before it executes anything it is
 //! looked at from outside: cgroups, capabilities, no_new_privs, filter. Whatever fails, and the end of
 //! this process too, ends the copy.
 //!
@@ -11,20 +10,21 @@
 
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
 
 use nimbus_api::RefusalCode;
-use nimbus_api::runtime::ExecProcess;
+use nimbus_api::runtime::{CgroupPaths, ExecProcess};
+use nix::sched::CloneFlags;
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use crate::cgroup::hierarchy::{Hierarchies, dirs};
+use crate::cgroup::hierarchy::Hierarchies;
+use crate::cgroup::join;
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
 use crate::process::channel::{self, Heard, Inside, Outside};
 use crate::process::credentials::Credentials;
 use crate::process::program::give_pipes;
-use crate::process::{At as _, Becoming};
+use crate::process::{At as _, Becoming, Wanted};
 use crate::proof;
 use crate::record::Record;
 use crate::report::{Report, Stage};
@@ -83,30 +83,28 @@ pub(crate) fn exec(layout: &Layout, request: Request) -> Result<Executed, Runtim
     let (outside, inside) = channel::pair()?;
     move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID)
         .doing("enter the container's pid namespace")?;
-    let forked = fork(request.kin, born.as_ref().map(|dir| dir.as_fd()));
+    let forked = fork(request.kin, born.as_ref().map(|dir| dir.as_fd()), CloneFlags::empty());
     let Request { process, filter, stdio, .. } = request;
     let Forked { pid, pidfd } = match forked.doing("make a process")? {
         Fork::Parent(forked) => forked,
         Fork::Child => {
-            let becoming =
-                Becoming { process: &process, credentials: &credentials, filter: filter.as_ref() };
+            let process = Wanted::from(&process);
+            let becoming = Becoming {
+                process: &process,
+                credentials: &credentials,
+                filter: filter.as_ref(),
+                console: false,
+            };
             drop(outside);
-            enter(&init, &becoming, stdio, inside)
+            enter(&init, &record.cgroup, &becoming, stdio, inside)
         }
     };
     drop((inside, stdio));
-    let place = || {
-        for dir in dirs(&record.cgroup) {
-            if record.cgroup.unified.as_deref() != Some(dir) {
-                place(pid, dir)?;
-            }
-        }
-        proof::membership(pid, &hosts, &record.cgroup)
+    let look = || {
+        proof::membership(pid, &hosts, &record.cgroup)?;
+        proof::one_more(pid, &process.capabilities, filter.is_some())
     };
-    let run = place().and_then(|()| {
-        let look = || proof::one_more(pid, &process.capabilities, filter.is_some());
-        converse(&outside, look)
-    });
+    let run = converse(&outside, look);
     match run {
         Ok(terminal) => Ok(Executed { pid, terminal }),
         Err(error) => {
@@ -120,10 +118,15 @@ pub(crate) fn exec(layout: &Layout, request: Request) -> Result<Executed, Runtim
 /// The copy's part.
 fn enter(
     init: &OwnedFd,
+    cgroup: &CgroupPaths,
     becoming: &Becoming<'_>,
     stdio: Option<[OwnedFd; 3]>,
     inside: Inside,
 ) -> ! {
+    if let Err(error) = join::enter_v1(cgroup) {
+        inside.refuse(&error.refusal());
+        signal::exit_now(EXIT_STRAY);
+    }
     let entered = inside
         .wait()
         .and_then(|()| move_into_thread_name_spaces(init.as_fd(), NAMESPACES).at(Stage::SetUp));
@@ -132,12 +135,6 @@ fn enter(
         signal::exit_now(EXIT_STRAY);
     }
     becoming.become_it(stdio, inside)
-}
-
-/// Puts the process, which waits, into one of the container's cgroups.
-fn place(pid: i32, dir: &Path) -> Result<(), RuntimeError> {
-    fs::write(dir.join("cgroup.procs"), pid.to_string())
-        .doing(format_args!("move the process into {}", dir.display()))
 }
 
 /// Leads the process from where it waits to its program.
@@ -153,6 +150,7 @@ fn converse(
             Heard::Terminal(_) => return Err(RuntimeError::unproven("a second terminal came")),
             Heard::Ready => break,
             Heard::Failed(report) => return Err(RuntimeError::Refused(report.refusal())),
+            Heard::Refused(refusal) => return Err(RuntimeError::Refused(refusal)),
             Heard::End => return Err(RuntimeError::unproven("the process ended too early")),
         }
     }
@@ -161,6 +159,7 @@ fn converse(
     match outside.hear()? {
         Heard::End => Ok(terminal),
         Heard::Failed(report) => Err(RuntimeError::Refused(report.refusal())),
+        Heard::Refused(refusal) => Err(RuntimeError::Refused(refusal)),
         Heard::Ready | Heard::Terminal(_) => {
             Err(RuntimeError::unproven("the process says what it has said before"))
         }

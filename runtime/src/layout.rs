@@ -3,11 +3,11 @@
 //! | name | what |
 //! |---|---|
 //! | `record.json` | our record, see [`crate::record`] |
-//! | `config.json` | the specification that libcontainer reads |
 //! | `rootfs/` | where the root is mounted, in our own mount namespace only: empty for everybody else |
 //! | `stage/` | where layers and the upper are mounted, likewise |
 //! | `exec.fifo` | on which the init process says that it could not execute the program |
-//! | `engine/c/` | libcontainer's own state, and the socket that Start uses |
+//! | `start.fifo` | by which Start lets the program run; gone once it has |
+//! | `kit/` | where what hides things is mounted for a moment, in our own mount namespace only |
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;
@@ -15,12 +15,10 @@ use std::path::{Path, PathBuf};
 
 use nimbus_api::Digest;
 use nimbus_api::id::ContainerKey;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, mkdirat, openat2};
 
 use crate::error::{Doing as _, RuntimeError};
 
-/// Name under which libcontainer knows the one container of its state directory.
-pub(crate) const ENGINE_ID: &str = "c";
 /// Hexadecimal digits of the digest in the name of a guard cgroup.
 const GUARD_DIGITS: usize = 24;
 const GUARD_PREFIX: &str = "nimbus-guard-";
@@ -48,16 +46,33 @@ impl Layout {
         Ok(Self { parent, dir, guard })
     }
 
-    /// Makes the container's directory; that it was not there before is what makes it ours.
-    pub(crate) fn create(&self) -> Result<(), RuntimeError> {
+    /// Makes the container's directory and locks it; that it was not there before is what makes it
+    /// ours. The lock goes with the descriptor.
+    pub(crate) fn create(&self) -> Result<OwnedFd, RuntimeError> {
         create_dirs(&self.parent).doing("make the directory of the namespace")?;
+        let exists = "the container exists already";
+        let not = |detail| RuntimeError::refused(nimbus_api::RefusalCode::RuntimeFailed, detail);
         match mkdirat(CWD, &self.dir, PRIVATE) {
-            Err(rustix::io::Errno::EXIST) => Err(RuntimeError::refused(
-                nimbus_api::RefusalCode::RuntimeFailed,
-                "the container exists already",
-            )),
-            made => made.doing("make the container's directory"),
+            Err(rustix::io::Errno::EXIST) => return Err(not(exists)),
+            made => made.doing("make the container's directory")?,
         }
+        let gone = "the container is being deleted";
+        let dir = self.open()?.ok_or_else(|| not(gone))?;
+        if self.lock(&dir)? { Ok(dir) } else { Err(not(gone)) }
+    }
+
+    /// Locks an opened directory of the container, unless somebody has it locked or it is no longer
+    /// the container's.
+    pub(crate) fn lock(&self, dir: &OwnedFd) -> Result<bool, RuntimeError> {
+        match flock(dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(false),
+            locked => locked.doing("lock the container's directory")?,
+        }
+        let same = |one: rustix::fs::Stat, other: rustix::fs::Stat| {
+            (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+        };
+        let locked = fstat(dir).doing("look at the container's directory")?;
+        Ok(rustix::fs::stat(&self.dir).is_ok_and(|now| same(locked, now)))
     }
 
     /// Opens the container's directory, if there is one.
@@ -81,6 +96,7 @@ impl Layout {
         self.dir.join("record.json")
     }
 
+    /// A copy of the bundle's, for the development command line alone.
     pub(crate) fn config(&self) -> PathBuf {
         self.dir.join("config.json")
     }
@@ -97,13 +113,14 @@ impl Layout {
         self.dir.join("exec.fifo")
     }
 
-    pub(crate) fn engine(&self) -> PathBuf {
-        self.dir.join("engine")
+    pub(crate) fn kit(&self) -> PathBuf {
+        self.dir.join("kit")
     }
 
-    /// The socket that Start connects to, relative to the container's directory.
+    /// The FIFO that Start writes to, relative to the container's directory. It is there as long as the
+    /// container waits.
     pub(crate) fn notify() -> PathBuf {
-        Path::new("engine").join(ENGINE_ID).join("notify.sock")
+        PathBuf::from("start.fifo")
     }
 
     /// Name of the cgroup that holds whatever takes part in making the container.

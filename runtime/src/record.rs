@@ -29,16 +29,24 @@ pub(crate) struct Record {
     version: u32,
     /// Where its cgroups are, or will be.
     pub(crate) cgroup: CgroupPaths,
-    /// The cgroup that holds whatever takes part in making it.
+    /// The cgroup in which its processes are born where that is not one of its own.
     pub(crate) guard: PathBuf,
+    /// Who makes it, as long as it is being made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) creator: Option<Identity>,
     /// Its init process, once it waits for Start.
     pub(crate) init: Option<Identity>,
 }
 
 impl Record {
     /// The record of a container that is about to be made.
-    pub(crate) const fn intent(cgroup: CgroupPaths, guard: PathBuf) -> Self {
-        Self { version: RECORD_VERSION, cgroup, guard, init: None }
+    pub(crate) const fn intent(cgroup: CgroupPaths, guard: PathBuf, creator: Identity) -> Self {
+        Self { version: RECORD_VERSION, cgroup, guard, creator: Some(creator), init: None }
+    }
+
+    /// What the record becomes once the init process waits.
+    pub(crate) fn created(&mut self, init: Identity) {
+        (self.creator, self.init) = (None, Some(init));
     }
 
     /// Puts the record in the place of the one before.

@@ -10,6 +10,7 @@ use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
 
 /// Bytes of one.
+const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 pub(crate) const REPORT_BYTES: usize = 5;
 
 /// Where it went wrong.
@@ -106,9 +107,16 @@ impl Report {
 
 /// Makes the FIFO and opens it for both ends, so that opening waits for nobody.
 pub(crate) fn make_fifo(layout: &Layout) -> Result<OwnedFd, RuntimeError> {
-    let mode = Mode::RUSR | Mode::WUSR;
-    mknodat(CWD, layout.fifo(), FileType::Fifo, mode, 0).doing("make the FIFO")?;
+    mknodat(CWD, layout.fifo(), FileType::Fifo, PRIVATE, 0).doing("make the FIFO")?;
     open(layout, OFlags::RDWR)
+}
+
+/// Makes the FIFO that Start writes to, likewise; reading it waits.
+pub(crate) fn make_gate(layout: &Layout) -> Result<OwnedFd, RuntimeError> {
+    let path = layout.dir().join(Layout::notify());
+    mknodat(CWD, &path, FileType::Fifo, PRIVATE, 0).doing("make the FIFO of Start")?;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(path, flags, Mode::empty()).doing("open the FIFO of Start")
 }
 
 /// Opens its reading end; end of file is when the init process has executed its program or ended.

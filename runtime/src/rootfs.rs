@@ -2,19 +2,17 @@
 //! of this process's own. Nothing is mounted in the host's.
 //!
 //! Layers come as detached mounts, lowest first, and are attached read-only. The upper is a tmpfs of
-//! the leased size whose pages count in the job's memory. `/dev`, `/proc` and `/sys` of the merged
-//! tree must be directories or absent: a symlink there would send libcontainer's nodes and mounts
-//! to wherever it points (CVE-2026-41579).
+//! the leased size whose pages count in the job's memory. What is mounted on the merged tree is
+//! [`crate::mounts`]'s.
 #![forbid(unsafe_code)]
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
-use nimbus_api::RefusalCode;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, chmodat, fchmod, mkdirat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fchmod, mkdirat, openat2};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_change,
     mount_remount, move_mount, unmount,
@@ -23,6 +21,9 @@ use rustix::process::{chdir, fchdir};
 
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
+use crate::mounts::place::{Kind, open_or_make};
+use crate::mounts::{attach, bind};
+use crate::spec::options::Options;
 
 /// Bytes of scratch space for each inode of it.
 const SCRATCH_BYTES_PER_INODE: u64 = 4096;
@@ -33,7 +34,6 @@ const PASSWD_BYTES_MAX: u64 = 1 << 20;
 /// What the overlay must not follow or make, whatever the kernel's default.
 const OVERLAY_FIXED: &str = "index=off,metacopy=off,redirect_dir=nofollow";
 const TREE_MODE: Mode = Mode::from_raw_mode(0o755);
-const MUST_BE_DIRECTORIES: [&str; 3] = ["dev", "proc", "sys"];
 
 /// Moves this process into a mount namespace of its own that tells the host's nothing.
 pub(crate) fn leave_host_mounts() -> Result<(), RuntimeError> {
@@ -66,7 +66,6 @@ pub(crate) fn assemble(
     chdir("/").doing("leave the scratch space")?;
     mounted?;
     let root = rustix::fs::open(layout.rootfs(), flags, Mode::empty()).doing("open the root")?;
-    check_mount_points(&root)?;
     Ok(root)
 }
 
@@ -103,69 +102,24 @@ fn data(text: String) -> Result<CString, RuntimeError> {
     CString::new(text).map_err(std::io::Error::from).doing("write mount options")
 }
 
-/// Makes absent ones; refuses what is no directory.
-fn check_mount_points(root: &OwnedFd) -> Result<(), RuntimeError> {
-    for name in MUST_BE_DIRECTORIES {
-        let opened = match open_dir(root, name) {
-            Err(rustix::io::Errno::NOENT) => {
-                mkdirat(root, name, TREE_MODE).doing(format_args!("make /{name}"))?;
-                // Whatever our umask.
-                chmodat(root, name, TREE_MODE, AtFlags::empty()).doing("set its mode")?;
-                open_dir(root, name)
-            }
-            opened => opened,
-        };
-        match opened {
-            Ok(dir) => drop(dir),
-            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
-                let detail = format!("/{name} is not a directory");
-                return Err(RuntimeError::refused(RefusalCode::RootfsHostile, detail));
-            }
-            Err(error) => return Err(error).doing(format_args!("open /{name} of the root")),
-        }
-    }
-    Ok(())
-}
-
-fn open_dir(root: &OwnedFd, name: &str) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    openat2(root, name, flags, Mode::empty(), inside)
-}
-
 /// Makes a directory of the root where there is nothing, as images expect of their working directory.
 /// What is there already stays; whether it is a directory shows when it is entered.
-pub(crate) fn make_directory(root: &OwnedFd, path: &str) -> Result<(), RuntimeError> {
+pub(crate) fn make_directory(root: &OwnedFd, path: &str) {
+    drop(open_or_make(root, path, Kind::Directory));
+}
+
+/// Makes a directory of this host's the root, with what is mounted below it.
+pub(crate) fn bind(layout: &Layout, path: &Path) -> Result<(), RuntimeError> {
+    mkdirat(CWD, layout.rootfs(), Mode::RWXU).doing("make a mount point")?;
+    let (root, _directory) = bind::clone(path, &Options { recursive: true, ..Options::default() })?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut reached = PathBuf::from("/");
-    let mut dir = openat2(root, "/", flags, Mode::empty(), inside).doing("open the root")?;
-    for part in Path::new(path).components() {
-        let Component::Normal(name) = part else { continue };
-        reached.push(name);
-        dir = match openat2(root, &reached, flags, Mode::empty(), inside) {
-            Ok(next) => next,
-            Err(rustix::io::Errno::NOENT) => {
-                match mkdirat(&dir, name, TREE_MODE) {
-                    // A link to nowhere: entering it will fail.
-                    Err(rustix::io::Errno::EXIST) => return Ok(()),
-                    made => made.doing("make the working directory")?,
-                }
-                openat2(root, &reached, flags, Mode::empty(), inside)
-                    .and_then(|made| {
-                        chmodat(&dir, name, TREE_MODE, AtFlags::empty()).map(|()| made)
-                    })
-                    .doing("open the working directory")?
-            }
-            Err(_no_directory) => return Ok(()),
-        };
-    }
-    Ok(())
+    let place = rustix::fs::open(layout.rootfs(), flags, Mode::empty()).doing("open the root")?;
+    attach(root, place).doing("mount the root")
 }
 
 /// Home directory of a user by the root's own `/etc/passwd`, `/` when it says nothing.
 ///
-/// libcontainer would ask the C library, which loads the image's own NSS modules for an answer.
+/// The C library would load the image's own NSS modules for an answer.
 pub(crate) fn home(root: &OwnedFd, uid: u32) -> String {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

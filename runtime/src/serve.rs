@@ -99,7 +99,7 @@ type Answer = (RuntimeReply, Option<OwnedFd>);
 
 fn answer(frame: Frame) -> Result<Answer, RuntimeError> {
     let invalid = |detail: String| RuntimeError::refused(RefusalCode::RuntimeFailed, detail);
-    // libcontainer reads variables (LISTEN_FDS) that would let descriptors into the container.
+    // Nothing here reads any, and nothing here is to begin to.
     if std::env::vars_os().next().is_some() || std::env::args_os().nth(1).is_some() {
         return Err(invalid("started with arguments or an environment".into()));
     }
@@ -183,7 +183,7 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
         limits: Some(plan.resources),
         program,
         stdio: Some(stdio),
-        sibling: true,
+        kin: Kin::Sibling,
     })
 }
 

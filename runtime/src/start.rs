@@ -1,15 +1,11 @@
 //! Start: lets the waiting init process execute its program, and says whether it could.
 #![forbid(unsafe_code)]
 
-use std::io::Write as _;
-use std::net::Shutdown;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
 use nimbus_api::RefusalCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
@@ -18,16 +14,18 @@ use crate::report::{self, Report};
 
 /// Longest wait until the program has been executed, seconds.
 const START_SECONDS: i64 = 10;
+/// What is written; that something is, is what counts.
+const START: u8 = 1;
 
 /// Starts a container that waits.
 pub(crate) fn start(layout: &Layout) -> Result<(), RuntimeError> {
     let (dir, init) = waiting(layout)?;
     let fifo = report::open_reader(layout)?;
-    // By descriptor, because the path may be longer than a socket's address.
-    let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(Layout::notify());
-    let mut socket = UnixStream::connect(path).doing("tell the init process to start")?;
-    socket.write_all(b"start container").doing("tell the init process to start")?;
-    socket.shutdown(Shutdown::Both).doing("tell the init process to start")?;
+    // Without waiting: an init process that has ended holds no other end.
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let gate = openat(&dir, Layout::notify(), flags, Mode::empty());
+    let told = gate.and_then(|gate| rustix::io::write(&gate, &[START]));
+    told.doing("tell the init process to start")?;
     // What tells a started container from a waiting one.
     unlinkat(&dir, Layout::notify(), AtFlags::empty()).doing("mark the container as started")?;
     executed(&fifo, &init)

@@ -1,38 +1,45 @@
 //! Device rules: the lease's allow-list and nothing else, set by us and proven by trying.
 //!
-//! libcontainer leaves rules of its own behind (`m` for every node, consoles, tun; in the unified
-//! hierarchy none at all). Once it has made the nodes of the job's `/dev`, its rules are all replaced
-//! and the kernel's list is read back, or a program of ours is attached. Then this process enters
-//! the cgroup and opens a node that was not leased: only EPERM will do.
+//! All rules of a fresh cgroup are replaced and the kernel's list is read back, or a program of ours is
+//! attached. Then the process that is to be the container's init, once it is in the cgroup and while
+//! it is root still, opens a node that was not leased: only EPERM will do.
 //!
-//! Deliberately absent: `m`. Nobody in a container makes device nodes.
+//! Deliberately absent: `m`. Nobody in a container makes device nodes. Rules that a specification
+//! lists are for the development command line ([`set_listed`]).
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nimbus_api::plan::{DeviceKind, DeviceRule};
 use nimbus_api::runtime::CgroupPaths;
-use rustix::fs::{FileType, Mode, OFlags, makedev, mknodat, openat, unlinkat};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
 
-use super::guard::{join, own_path};
-use super::hierarchy::Hierarchies;
-use super::program::program;
+use super::program::{self, Access};
 use crate::error::{Doing as _, RuntimeError};
-use crate::sys::bpf;
+use crate::mounts::kit::{Kit, NULL_DEVICE};
+use crate::spec::model::DeviceAccess;
+use crate::sys::bpf::{self, Instruction};
 
 /// NVIDIA's major: its nodes tell a denial (EPERM) from a missing driver (ENXIO).
 const PROBE_MAJOR: u32 = 195;
 /// The minor that is tried first; then those below, until one is not leased.
 const PROBE_MINOR: u32 = 254;
-/// The node that every lease names and every kernel has.
-const NULL: (DeviceKind, u32, u32) = (DeviceKind::Character, 1, 3);
+/// What every container may use on the development command line, as runc has it: making nodes, the
+/// harmless ones, terminals.
+const USUAL: [&str; 11] = [
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
+];
 
 type Node = (char, u32, u32);
 
@@ -56,23 +63,68 @@ const fn letter(kind: DeviceKind) -> char {
     }
 }
 
-/// Replaces all rules by the lease's and proves them.
-pub(crate) fn enforce(
-    hosts: &Hierarchies,
-    paths: &CgroupPaths,
-    rules: &[DeviceRule],
-) -> Result<(), RuntimeError> {
-    if let (Some(hierarchy), Some(dir)) = (hosts.v1.get("devices"), paths.v1.get("devices")) {
-        replace(dir, rules)?;
-        return prove(hierarchy, dir, rules);
+/// A device that was not leased, so that it must be denied.
+pub(crate) fn not_leased(rules: &[DeviceRule]) -> Result<(u32, u32), RuntimeError> {
+    let has = |minor: u32| has(rules, (PROBE_MAJOR, minor));
+    let minor = (0..=PROBE_MINOR).rev().find(|minor| !has(*minor));
+    let minor = minor.ok_or_else(|| RuntimeError::unproven("all that could be tried is leased"))?;
+    Ok((PROBE_MAJOR, minor))
+}
+
+fn has(rules: &[DeviceRule], (major, minor): (u32, u32)) -> bool {
+    let same = |rule: &DeviceRule| {
+        (rule.kind, rule.major, rule.minor) == (DeviceKind::Character, major, minor)
+    };
+    rules.iter().any(same)
+}
+
+/// Replaces all rules of a cgroup by the lease's.
+pub(crate) fn set(paths: &CgroupPaths, rules: &[DeviceRule]) -> Result<(), RuntimeError> {
+    if let Some(dir) = paths.v1.get("devices") {
+        return replace(dir, rules);
     }
-    if let (Some(hierarchy), Some(dir)) = (&hosts.unified, &paths.unified) {
-        let cgroup = fs::File::open(dir).doing("open the cgroup")?;
-        let program = bpf::load_device(&program(rules)).doing("load the device program")?;
-        bpf::attach_device(&program, &cgroup).doing("attach the device program")?;
-        return prove(hierarchy, dir, rules);
+    attach(paths, &program::leased(rules))
+}
+
+fn attach(paths: &CgroupPaths, program: &[Instruction]) -> Result<(), RuntimeError> {
+    let Some(dir) = &paths.unified else {
+        return Err(RuntimeError::unproven("this host cannot limit devices"));
+    };
+    let cgroup = fs::File::open(dir).doing("open the cgroup")?;
+    let program = bpf::load_device(program).doing("load the device program")?;
+    bpf::attach_device(&program, &cgroup).doing("attach the device program")
+}
+
+/// Adds the rules of a specification, in order, and then those that every container has.
+pub(crate) fn set_listed(paths: &CgroupPaths, rules: &[DeviceAccess]) -> Result<(), RuntimeError> {
+    let wished = rules.iter().map(|rule| (rule.allow, spell(rule)));
+    let usual = USUAL.iter().map(|line| (true, (*line).to_owned()));
+    let all: Vec<(bool, String)> = wished.chain(usual).collect();
+    if let Some(dir) = paths.v1.get("devices") {
+        for (allow, line) in &all {
+            let file = if *allow { "devices.allow" } else { "devices.deny" };
+            fs::write(dir.join(file), line).doing(format_args!("write {line:?} to {file}"))?;
+        }
+        return Ok(());
     }
-    Err(RuntimeError::unproven("this host cannot limit devices"))
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let accesses: Option<Vec<Access>> =
+        all.iter().map(|(allow, line)| Access::parse(*allow, line)).collect();
+    let accesses = accesses.ok_or_else(|| std::io::Error::other("unexpected form"));
+    attach(paths, &program::listed(&accesses.doing("understand a device rule")?))
+}
+
+/// As the kernel spells a rule; everything that is left out means all.
+fn spell(rule: &DeviceAccess) -> String {
+    let number = |value: Option<i64>| match value {
+        Some(value) if value >= 0 => value.to_string(),
+        _ => "*".to_owned(),
+    };
+    let kind = rule.kind.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("a");
+    let access = rule.access.as_deref().filter(|access| !access.is_empty()).unwrap_or("rwm");
+    format!("{kind} {}:{} {access}", number(rule.major), number(rule.minor))
 }
 
 fn replace(dir: &Path, rules: &[DeviceRule]) -> Result<(), RuntimeError> {
@@ -90,52 +142,17 @@ fn replace(dir: &Path, rules: &[DeviceRule]) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// Enters the cgroup, tries, and goes back. This process is single-threaded and about to end, so
-/// that no other process is needed for it.
-fn prove(hierarchy: &Path, dir: &Path, rules: &[DeviceRule]) -> Result<(), RuntimeError> {
-    let has = |kind: DeviceKind, major: u32, minor: u32| {
-        rules.iter().any(|rule| (rule.kind, rule.major, rule.minor) == (kind, major, minor))
-    };
-    let minor = (0..=PROBE_MINOR).rev().find(|m| !has(DeviceKind::Character, PROBE_MAJOR, *m));
-    let Some(minor) = minor else {
-        return Err(RuntimeError::unproven("every node that could be tried is leased"));
-    };
-    let place = node_place().doing("make a place for a device node")?;
-    make(&place, "denied", PROBE_MAJOR, minor).doing("make a device node to be denied")?;
-    make(&place, "null", NULL.1, NULL.2).doing("make a device node to be allowed")?;
-    let before = hierarchy.join(own_path(hierarchy).doing("read our own cgroup")?);
-    join(dir).doing("enter the device cgroup")?;
-    let denied = open(&place, "denied");
-    let null = open(&place, "null");
-    join(&before).doing("leave the device cgroup")?;
+/// Tries, in the cgroup and with root's powers.
+pub(crate) fn prove(kit: &Kit, rules: &[DeviceRule]) -> Result<(), RuntimeError> {
+    let (denied, null) = kit.try_devices();
     if denied != Err(rustix::io::Errno::PERM) {
-        let detail = format!("opening device {PROBE_MAJOR}:{minor} gave {denied:?}, not EPERM");
+        let detail = format!("opening a device that is not leased gave {denied:?}, not EPERM");
         return Err(RuntimeError::unproven(detail));
     }
-    if has(NULL.0, NULL.1, NULL.2) && null.is_err() {
-        return Err(RuntimeError::unproven(format!("opening device 1:3 gave {null:?}")));
+    if has(rules, NULL_DEVICE) && null.is_err() {
+        return Err(RuntimeError::unproven(format!("opening the null device gave {null:?}")));
     }
     Ok(())
-}
-
-/// A file system that nobody else sees and in which device nodes work.
-fn node_place() -> rustix::io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "size", "16k")?;
-    fsconfig_set_string(context.as_fd(), "mode", "0700")?;
-    fsconfig_create(context.as_fd())?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC)
-}
-
-fn make(place: &OwnedFd, name: &str, major: u32, minor: u32) -> rustix::io::Result<()> {
-    let mode = Mode::RUSR | Mode::WUSR;
-    mknodat(place, name, FileType::CharacterDevice, mode, makedev(major, minor))
-}
-
-fn open(place: &OwnedFd, name: &str) -> rustix::io::Result<()> {
-    let opened = openat(place, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(drop);
-    unlinkat(place, name, rustix::fs::AtFlags::empty()).unwrap_or_default();
-    opened
 }
 
 #[cfg(test)]
@@ -157,34 +174,75 @@ mod tests {
         assert_eq!(listed(&rules), wanted);
     }
 
+    fn access(allow: bool, kind: &str, major: Option<i64>, access: &str) -> DeviceAccess {
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        DeviceAccess { allow, kind: text(kind), major, minor: None, access: text(access) }
+    }
+
+    #[test]
+    fn what_a_listed_rule_leaves_out_means_all() {
+        assert_eq!(spell(&access(false, "", None, "")), "a *:* rwm");
+        assert_eq!(spell(&access(true, "c", Some(10), "rw")), "c 10:* rw");
+    }
+
     /// The unified hierarchy, of which this host may have only the mount beside v1 ones: that is
     /// enough for device programs. Moves this process, so there is one such test.
     #[test]
     fn a_program_denies_what_is_not_leased_and_more_than_is() {
-        let hosts = Hierarchies::of_this_host().unwrap();
-        let root = hosts.unified.clone().unwrap();
+        use super::super::guard::{join, own_path};
+        use super::super::hierarchy::Hierarchies;
+        let root = Hierarchies::of_this_host().unwrap().unified.unwrap();
         let dir = root.join(format!("nimbus-test-devices-{}", std::process::id()));
+        let other = root.join(format!("nimbus-test-listed-{}", std::process::id()));
         fs::create_dir(&dir).unwrap();
-        let only = Hierarchies { v1: BTreeMap::new(), ..hosts };
-        let paths = CgroupPaths { unified: Some(dir.clone()), ..CgroupPaths::default() };
+        fs::create_dir(&other).unwrap();
+        let paths =
+            |dir: &Path| CgroupPaths { unified: Some(dir.into()), ..CgroupPaths::default() };
         let rules = [rule(DeviceKind::Character, 3, true), rule(DeviceKind::Character, 5, false)];
-        let enforced = enforce(&only, &paths, &rules);
+        let set = set(&paths(&dir), &rules);
+        let rules_listed = [access(false, "", None, ""), access(true, "c", Some(1), "w")];
+        let listed = set_listed(&paths(&other), &rules_listed);
+        let kit = Kit::make(Some(not_leased(&rules).unwrap())).unwrap();
         let before = root.join(own_path(&root).unwrap());
-        let place = node_place().unwrap();
-        make(&place, "zero", 1, 5).unwrap();
-        make(&place, "full", 1, 7).unwrap();
+        let place = tempfile::tempdir_in("/dev/shm").unwrap();
+        let node = |name: &str, minor: u32| {
+            let (kind, device) =
+                (rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, minor));
+            let path = place.path().join(name);
+            rustix::fs::mknodat(rustix::fs::CWD, path, kind, 0o600.into(), device)
+        };
+        let open = |name: &str, write: bool| {
+            let mut options = fs::OpenOptions::new();
+            let path = place.path().join(name);
+            options
+                .read(!write)
+                .write(write)
+                .open(path)
+                .err()
+                .and_then(|error| error.raw_os_error())
+        };
+        node("zero", 5).unwrap();
+        node("full", 7).unwrap();
+        node("port", 4).unwrap();
         join(&dir).unwrap();
-        let write = openat(&place, "zero", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).err();
-        let read = open(&place, "zero");
-        let other = open(&place, "full");
-        let node = make(&place, "null", 1, 3);
+        let proven = prove(&kit, &rules);
+        let found = [open("zero", true), open("zero", false), open("full", false)];
+        let made = node("null", 3);
+        join(&other).unwrap();
+        let by_list = [open("zero", false), open("port", true), open("port", false)];
+        let made_by_list = node("null", 3);
+        let not_proven = prove(&Kit::make(Some((1, 5))).unwrap(), &rules);
         join(&before).unwrap();
         // The last process leaves the list a moment before the cgroup can go.
-        super::super::end::remove(&[&dir]).unwrap();
-        enforced.unwrap();
-        assert_eq!(write, Some(rustix::io::Errno::PERM));
-        assert_eq!(read, Ok(()));
-        assert_eq!(other, Err(rustix::io::Errno::PERM));
-        assert_eq!(node, Err(rustix::io::Errno::PERM));
+        super::super::end::remove(&[&dir, &other]).unwrap();
+        set.unwrap();
+        listed.unwrap();
+        proven.unwrap();
+        assert_eq!(found, [Some(libc::EPERM), None, Some(libc::EPERM)]);
+        assert_eq!(made, Err(rustix::io::Errno::PERM));
+        // Allowed, where there is no such driver.
+        assert_eq!(by_list, [None, Some(libc::ENXIO), Some(libc::EPERM)]);
+        assert_eq!(made_by_list, Ok(()));
+        assert!(not_proven.is_err(), "a device that is allowed was proven to be denied");
     }
 }

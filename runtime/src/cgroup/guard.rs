@@ -1,8 +1,8 @@
-//! The guard: the cgroup that the creating process enters before it starts anything.
+//! The guard: the cgroup of a hybrid host's unified hierarchy in which a container's processes are born.
 //!
-//! In a hybrid host's unified hierarchy the container's processes stay in it for life (libcontainer
-//! only moves them in the v1 ones), so that `cgroup.kill` on it ends everything at once. Elsewhere
-//! it empties when the creating process has gone.
+//! They stay in it for life (their limits are in the v1 hierarchies, which they enter by themselves), so
+//! that there is no instruction at which Delete could miss one, and `cgroup.kill` on it ends everything
+//! at once. On a host with the unified hierarchy alone they are born in the container's own cgroup.
 #![forbid(unsafe_code)]
 
 use std::fs;
@@ -11,36 +11,22 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Doing as _, RuntimeError};
 
-/// Membership of this process in a guard.
-#[derive(Debug)]
-pub(crate) struct Guard {
-    before: PathBuf,
-}
-
-impl Guard {
-    /// Makes the guard and enters it.
-    pub(crate) fn enter(dir: &Path, hierarchy: &Path) -> Result<Self, RuntimeError> {
-        let before = hierarchy.join(own_path(hierarchy).doing("read our own cgroup")?);
-        match fs::create_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made.doing("make the guard cgroup")?,
-        }
-        join(dir).doing("enter the guard cgroup")?;
-        Ok(Self { before })
-    }
-
-    /// Goes back to where this process was, so that it outlives the guard.
-    pub(crate) fn leave(&self) -> Result<(), RuntimeError> {
-        join(&self.before).doing("leave the guard cgroup")
+/// Makes a guard.
+pub(crate) fn make(dir: &Path) -> Result<(), RuntimeError> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.doing("make the guard cgroup"),
     }
 }
 
 /// Moves this process into a cgroup.
+#[cfg(test)]
 pub(crate) fn join(dir: &Path) -> io::Result<()> {
     fs::write(dir.join("cgroup.procs"), "0")
 }
 
 /// Path of this process in the hierarchy that is mounted there, relative to its root.
+#[cfg(test)]
 pub(crate) fn own_path(hierarchy: &Path) -> io::Result<PathBuf> {
     let text = fs::read_to_string("/proc/self/cgroup")?;
     let name = hierarchy.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Which cgroup hierarchies this host has, and where a container's directories in them are.
 //!
-//! Input: the text of `/proc/self/mountinfo`. Only hierarchies below [`ROOT`] count, by the same rule as
-//! libcontainer's: a v1 controller is mounted on a directory of its name.
+//! Input: the text of `/proc/self/mountinfo`. Only hierarchies below [`ROOT`] count; a v1 controller is
+//! mounted on a directory of its name.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 const HYBRID: &str = "/sys/fs/cgroup/unified";
 /// Longest `/proc/self/mountinfo` that is read.
 const MOUNTINFO_BYTES_MAX: usize = 16 << 20;
-/// Controllers that libcontainer enters, by the name of their mount.
+/// Controllers that a container has, by the name of their mount.
 const V1_NAMES: &[(&str, &[&str])] = &[
     ("blkio", &["blkio"]),
     ("cpu", &["cpu,cpuacct", "cpu"]),
@@ -86,6 +86,11 @@ impl Hierarchies {
     /// Where the guards are: in the unified hierarchy, else in the freezer's.
     pub(crate) fn guards(&self) -> Option<&Path> {
         self.unified.as_deref().or_else(|| self.v1.get("freezer").map(PathBuf::as_path))
+    }
+
+    /// Whether limits are in v1 hierarchies and there is a unified one beside them.
+    pub(crate) fn is_hybrid(&self) -> bool {
+        self.unified.is_some() && !self.v1.is_empty()
     }
 
     /// The directories that a container with this `cgroupsPath` has.

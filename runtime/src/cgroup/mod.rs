@@ -1,8 +1,7 @@
 //! The cgroups of a container: where they are, what they limit, how they end.
 //!
-//! libcontainer makes the container's own cgroups. Beside them there is the *guard*: a cgroup that
-//! the creating process enters before it starts anything, so that Delete can find and kill whatever
-//! takes part in a creation that was cut short, before it has entered the container's cgroups.
+//! We are their only writer. Beside a container's own there is the *guard* on hybrid hosts: see
+//! [`guard`].
 #![forbid(unsafe_code)]
 
 pub(crate) mod devices;
@@ -10,5 +9,7 @@ pub(crate) mod end;
 pub(crate) mod freeze;
 pub(crate) mod guard;
 pub(crate) mod hierarchy;
+pub(crate) mod join;
 pub(crate) mod limits;
 pub(crate) mod program;
+pub(crate) mod write;

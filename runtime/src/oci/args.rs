@@ -15,6 +15,7 @@ pub(crate) enum Verb {
         bundle: PathBuf,
         pid_file: Option<PathBuf>,
         filter: Option<PathBuf>,
+        console: Option<PathBuf>,
         wait: bool,
     },
     /// Let it run.
@@ -47,7 +48,7 @@ pub(crate) struct Args {
 /// A command line that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0}\nusage: nimbus-oci [--root DIR] create|run [-b BUNDLE] [--pid-file FILE] [--seccomp-bpf FILE] ID\n       nimbus-oci [--root DIR] exec [-d] [-p PROCESS.json] [--pid-file FILE] [--seccomp-bpf FILE] ID [COMMAND...]\n       nimbus-oci [--root DIR] start|state ID | kill [--all] ID [SIGNAL] | delete [-f] ID"
+    "{0}\nusage: nimbus-oci [--root DIR] create|run [-b BUNDLE] [--pid-file FILE] [--seccomp-bpf FILE] [--console-socket FILE] ID\n       nimbus-oci [--root DIR] exec [-d] [-p PROCESS.json] [--pid-file FILE] [--seccomp-bpf FILE] ID [COMMAND...]\n       nimbus-oci [--root DIR] start|state ID | kill [--all] ID [SIGNAL] | delete [-f] ID"
 )]
 pub(crate) struct Usage(String);
 
@@ -58,6 +59,7 @@ struct Found {
     pid_file: Option<PathBuf>,
     filter: Option<PathBuf>,
     process: Option<PathBuf>,
+    console: Option<PathBuf>,
     all: bool,
     detach: bool,
     force: bool,
@@ -92,6 +94,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, Usag
             "--pid-file" => found.pid_file = Some(value()?.into()),
             "-p" | "--process" => found.process = Some(value()?.into()),
             "-d" | "--detach" => found.detach = true,
+            "--console-socket" => found.console = Some(value()?.into()),
             "--seccomp-bpf" => found.filter = Some(value()?.into()),
             // Accepted because every caller of runc sends them; errors go to stderr alone.
             "--log" | "--log-format" => drop(value()?),
@@ -106,7 +109,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Args, Usag
 }
 
 fn verb(found: Found) -> Result<Verb, Usage> {
-    let Found { bundle, pid_file, filter, process, all, detach, force, words, .. } = found;
+    let Found { bundle, pid_file, filter, console, process, all, detach, force, words, .. } = found;
     let mut words = words.into_iter();
     let name = words.next().ok_or_else(|| Usage("no command".to_owned()))?;
     let id = words.next().ok_or_else(|| Usage("no container id".to_owned()))?;
@@ -124,7 +127,7 @@ fn verb(found: Found) -> Result<Verb, Usage> {
     match name.as_str() {
         "create" | "run" => {
             let bundle = bundle.unwrap_or_else(|| ".".into());
-            Ok(Verb::Make { id, bundle, pid_file, filter, wait: name == "run" })
+            Ok(Verb::Make { id, bundle, pid_file, filter, console, wait: name == "run" })
         }
         "start" => Ok(Verb::Start { id }),
         "state" => Ok(Verb::State { id }),
@@ -150,6 +153,7 @@ mod tests {
             bundle: "/b".into(),
             pid_file: Some("/p".into()),
             filter: None,
+            console: None,
             wait: false,
         };
         assert_eq!(args, Ok(Args { root: "/r".into(), verb }));

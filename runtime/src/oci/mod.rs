@@ -1,16 +1,19 @@
 //! `nimbus-oci`: a thin OCI command line over the same steps, for conformance suites and benchmarks.
 //!
 //! Never packaged. It takes a plain bundle, whose root is used as it is and whose device rules are
-//! libcontainer's; there is no lease to prove limits by. Filters come compiled (`--seccomp-bpf`): a bundle
+//! added to runc's; there is no lease to prove limits by. Filters come compiled (`--seccomp-bpf`): a bundle
 //! with a profile and without its program is refused, not run unfiltered. Deliberately absent:
-//! terminals, hooks.
+//! hooks.
 #![forbid(unsafe_code)]
 
 mod args;
 mod exec;
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -18,6 +21,7 @@ use nimbus_api::RefusalCode;
 use nimbus_api::error::Chain;
 use nimbus_api::id::ContainerKey;
 use nimbus_api::strict_json::{self, Limits};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::{Value, json};
 
@@ -26,9 +30,10 @@ use crate::create::{Created, Job, Root, create};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
 use crate::record::Record;
+use crate::sys::fork::Kin;
 use crate::sys::seal;
 use crate::sys::seccomp::Program;
-use crate::{delete, kill, start};
+use crate::{delete, kill, rootfs, start};
 
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 const EXIT_FAILED: u8 = 1;
@@ -66,12 +71,20 @@ fn layout(root: &Path, id: &str) -> Result<Layout, RuntimeError> {
 fn run(args: Args) -> Result<u8, RuntimeError> {
     let root = std::path::absolute(&args.root).doing("find the root directory")?;
     match args.verb {
-        Verb::Make { id, bundle, pid_file, filter, wait } => {
+        Verb::Make { id, bundle, pid_file, filter, console, wait } => {
             seal::ensure().doing("run from a file that no container can write to")?;
             let layout = layout(&root, &id)?;
             let bundle = fs::canonicalize(bundle).doing("find the bundle")?;
             let job = job(&bundle, filter.as_deref(), &id)?;
+            let spec = job.spec.to_string();
             let created = create(&layout, job)?;
+            // What exec takes the process from that it changes.
+            fs::write(layout.config(), spec).doing("note the specification")?;
+            let sent = send_terminal(&created, console.as_deref());
+            if let Err(error) = sent {
+                delete::delete(&layout)?;
+                return Err(error);
+            }
             let text = bundle.to_string_lossy();
             fs::write(layout.dir().join("bundle"), text.as_bytes()).doing("note the bundle")?;
             if let Some(file) = pid_file {
@@ -111,7 +124,8 @@ fn run_to_end(layout: &Layout, created: &Created) -> Result<u8, RuntimeError> {
         Ok(()) => wait_for(created.pid),
         Err(_) => Ok(EXIT_FAILED),
     };
-    created.guard.leave()?;
+    // Mounted in this process's own namespace, where it would be in the way.
+    rootfs::disassemble(layout);
     delete::delete(layout)?;
     started?;
     ended
@@ -128,6 +142,25 @@ fn wait_for(pid: i32) -> Result<u8, RuntimeError> {
     Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(EXIT_FAILED))
 }
 
+/// Hands the other end of a terminal to whoever listens, as runc does.
+fn send_terminal(created: &Created, socket: Option<&Path>) -> Result<(), RuntimeError> {
+    let (terminal, socket) = match (&created.terminal, socket) {
+        (None, None) => return Ok(()),
+        (Some(terminal), Some(socket)) => (terminal, socket),
+        (Some(_), None) => return Err(failed("a terminal needs a --console-socket")),
+        (None, Some(_)) => return Err(failed("a --console-socket came without a terminal")),
+    };
+    let socket = UnixStream::connect(socket).doing("connect to the console socket")?;
+    let fds = [terminal.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let name = [IoSlice::new(b"/dev/ptmx")];
+    sendmsg(&socket, &name, &mut control, SendFlags::NOSIGNAL)
+        .map(|_bytes| ())
+        .doing("send the terminal")
+}
+
 /// Reads a bundle.
 fn job(bundle: &Path, filter: Option<&Path>, id: &str) -> Result<Job, RuntimeError> {
     let text = fs::read(bundle.join("config.json")).doing("read config.json")?;
@@ -135,9 +168,6 @@ fn job(bundle: &Path, filter: Option<&Path>, id: &str) -> Result<Job, RuntimeErr
         .map_err(|error| failed(Chain(&error)))?;
     if spec.get("hooks").is_some_and(|hooks| !hooks.is_null()) {
         return Err(RefusalCode::SpecHooksPresent.into());
-    }
-    if spec.pointer("/process/terminal").and_then(Value::as_bool) == Some(true) {
-        return Err(RefusalCode::SpecTerminalUnsupported.into());
     }
     if filter.is_none() && spec.pointer("/linux/seccomp").is_some_and(|profile| !profile.is_null())
     {
@@ -156,6 +186,23 @@ fn job(bundle: &Path, filter: Option<&Path>, id: &str) -> Result<Job, RuntimeErr
         };
         linux.insert("cgroupsPath".into(), path.into());
     }
+    for mount in spec.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
+        let bind = mount.get("options").and_then(Value::as_array).into_iter().flatten();
+        let bind = bind.clone().any(|one| matches!(one.as_str(), Some("bind" | "rbind")));
+        let source = mount.get("source").and_then(Value::as_str).unwrap_or_default();
+        if bind && !source.starts_with('/') {
+            mount["source"] = bundle.join(source).to_string_lossy().into_owned().into();
+        }
+    }
+    let terminal = spec.pointer("/process/terminal").and_then(Value::as_bool) == Some(true);
+    let stdio = || {
+        let own = [
+            io::stdin().as_fd().try_clone_to_owned()?,
+            io::stdout().as_fd().try_clone_to_owned()?,
+            io::stderr().as_fd().try_clone_to_owned()?,
+        ];
+        Ok::<_, io::Error>(own)
+    };
     Ok(Job {
         spec,
         root: Root::Directory(root),
@@ -163,8 +210,8 @@ fn job(bundle: &Path, filter: Option<&Path>, id: &str) -> Result<Job, RuntimeErr
         devices: None,
         limits: None,
         program: program.transpose()?,
-        stdio: None,
-        sibling: false,
+        stdio: (!terminal).then(stdio).transpose().doing("take over standard descriptors")?,
+        kin: Kin::Child,
     })
 }
 

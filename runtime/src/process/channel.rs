@@ -11,6 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nimbus_api::Refusal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -18,13 +19,16 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use super::{At as _, Step};
+use super::{At as _, Gate, Step};
 use crate::error::{Doing as _, RuntimeError};
 use crate::report::{REPORT_BYTES, Report, Stage};
 use crate::sys::{fd, signal};
 
 const GO: u8 = 1;
 const READY: [u8; REPORT_BYTES] = [0x80, 0, 0, 0, 0];
+/// Followed by the length of what comes next: a refusal as JSON.
+const REFUSAL: u8 = 0x82;
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
 const TERMINAL: [u8; REPORT_BYTES] = [0x81, 0, 0, 0, 0];
 /// Longest wait for one message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +50,8 @@ pub(crate) enum Heard {
     Ready,
     /// It has failed and ends.
     Failed(Report),
+    /// Likewise, with more to say.
+    Refused(Refusal),
     /// Nothing more: it executes its program, or has ended.
     End,
 }
@@ -84,11 +90,25 @@ impl Outside {
             (0, _, None) => Ok(Heard::End),
             (REPORT_BYTES, READY, None) => Ok(Heard::Ready),
             (REPORT_BYTES, TERMINAL, Some(fd)) => Ok(Heard::Terminal(fd)),
+            (REPORT_BYTES, [REFUSAL, a, b, c, d], None) => {
+                self.hear_refusal(u32::from_ne_bytes([a, b, c, d])).map(Heard::Refused)
+            }
             (REPORT_BYTES, bytes, None) => Report::from_bytes(bytes)
                 .map(Heard::Failed)
                 .ok_or_else(|| RuntimeError::unproven("the process says what it cannot mean")),
             _ => Err(RuntimeError::unproven("the process says half of what it means")),
         }
+    }
+
+    fn hear_refusal(&self, length: u32) -> Result<Refusal, RuntimeError> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(REFUSAL_BYTES_MAX);
+        let mut text = vec![0; length];
+        let (count, _) = rustix::net::recv(&self.0, &mut text, RecvFlags::WAITALL)
+            .doing("hear why the process gives up")?;
+        text.truncate(count);
+        serde_json::from_slice(&text)
+            .map_err(std::io::Error::from)
+            .doing("understand why the process gives up")
     }
 
     fn wait(&self) -> Result<(), RuntimeError> {
@@ -152,8 +172,28 @@ impl Inside {
         sent.map(|_bytes| ()).at(Stage::SetUp)
     }
 
-    /// Keeps standard descriptors, this channel and nothing else.
-    pub(crate) fn keep_only(&mut self, stdio: [OwnedFd; 3]) -> Step {
-        fd::keep_only(stdio, &mut self.0).at(Stage::SetUp)
+    /// Says that it can be looked at, and that is all that there is to say.
+    pub(crate) fn ready(&self) -> Step {
+        rustix::io::write(&self.0, &READY).map(|_bytes| ()).at(Stage::SetUp)
+    }
+
+    /// Says why it gives up, in words.
+    pub(crate) fn refuse(&self, refusal: &Refusal) {
+        let text = serde_json::to_vec(refusal).unwrap_or_default();
+        let length = u32::try_from(text.len()).unwrap_or(0).to_ne_bytes();
+        let [a, b, c, d] = length;
+        // Whoever reads finds out by this process's end if that fails.
+        if rustix::io::write(&self.0, &[REFUSAL, a, b, c, d]).is_ok() {
+            rustix::io::write(&self.0, &text).unwrap_or_default();
+        }
+    }
+
+    /// Keeps standard descriptors, this channel, those of `gate` and nothing else.
+    pub(crate) fn keep_only(&mut self, stdio: [OwnedFd; 3], gate: Option<&mut Gate>) -> Step {
+        let mut others = vec![&mut self.0];
+        if let Some(gate) = gate {
+            others.extend([&mut gate.start, &mut gate.report]);
+        }
+        fd::keep_only(stdio, &mut others).at(Stage::SetUp)
     }
 }

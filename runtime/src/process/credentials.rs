@@ -6,11 +6,12 @@ use nimbus_api::runtime::ExecProcess;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities,
-    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use crate::error::RuntimeError;
+use crate::spec::model::{Capabilities, User};
 
 /// Capabilities that a kernel can have.
 const CAPABILITY_BITS: u32 = 64;
@@ -21,29 +22,57 @@ pub(crate) struct Credentials {
     uid: Uid,
     gid: Gid,
     groups: Vec<Gid>,
-    mask: u64,
+    sets: Sets,
+}
+
+/// The kernel's masks of the five sets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sets {
+    bounding: u64,
+    permitted: u64,
+    effective: u64,
+    inheritable: u64,
+    ambient: u64,
 }
 
 impl Credentials {
-    /// Those of a judged process.
+    /// Those of a judged process. Nothing becomes inheritable or ambient, so that a program gets
+    /// capabilities by being root's alone.
     pub(crate) fn of(process: &ExecProcess) -> Result<Self, RuntimeError> {
+        let mask = mask(process.capabilities.iter().map(String::as_str))?;
         Ok(Self {
             uid: Uid::from_raw(process.uid),
             gid: Gid::from_raw(process.gid),
             groups: process.additional_gids.iter().copied().map(Gid::from_raw).collect(),
-            mask: mask(process.capabilities.iter().map(String::as_str))?,
+            sets: Sets { bounding: mask, permitted: mask, effective: mask, ..Sets::default() },
         })
     }
 
-    /// Takes them on, for good. Nothing becomes inheritable or ambient, so that a program gets
-    /// capabilities by being root's alone.
+    /// Those that a specification asks for.
+    pub(crate) fn wished(user: &User, sets: &Capabilities) -> Result<Self, RuntimeError> {
+        let mask = |names: &[String]| mask(names.iter().map(String::as_str));
+        Ok(Self {
+            uid: Uid::from_raw(user.uid),
+            gid: Gid::from_raw(user.gid),
+            groups: user.additional_gids.iter().copied().map(Gid::from_raw).collect(),
+            sets: Sets {
+                bounding: mask(&sets.bounding)?,
+                permitted: mask(&sets.permitted)?,
+                effective: mask(&sets.effective)?,
+                inheritable: mask(&sets.inheritable)?,
+                ambient: mask(&sets.ambient)?,
+            },
+        })
+    }
+
+    /// Takes them on, for good.
     pub(crate) fn assume(&self) -> rustix::io::Result<()> {
         set_thread_groups(&self.groups)?;
         set_thread_res_gid(self.gid, self.gid, self.gid)?;
         for bit in 0..CAPABILITY_BITS {
             let one = CapabilitySet::from_bits_retain(1 << bit);
             match capability_is_in_bounding_set(one) {
-                Ok(true) if self.mask & (1 << bit) == 0 => {
+                Ok(true) if self.sets.bounding & (1 << bit) == 0 => {
                     remove_capability_from_bounding_set(one)?;
                 }
                 Ok(_) => {}
@@ -54,17 +83,21 @@ impl Credentials {
         }
         set_keep_capabilities(true)?;
         set_thread_res_uid(self.uid, self.uid, self.uid)?;
-        let kept = CapabilitySet::from_bits_retain(self.mask);
+        let set = CapabilitySet::from_bits_retain;
         set_capabilities(
             None,
             CapabilitySets {
-                effective: kept,
-                permitted: kept,
-                inheritable: CapabilitySet::empty(),
+                effective: set(self.sets.effective),
+                permitted: set(self.sets.permitted),
+                inheritable: set(self.sets.inheritable),
             },
         )?;
         set_keep_capabilities(false)?;
-        clear_ambient_capability_set()
+        clear_ambient_capability_set()?;
+        for bit in (0..CAPABILITY_BITS).filter(|bit| self.sets.ambient & (1 << bit) != 0) {
+            configure_capability_in_ambient_set(set(1 << bit), true)?;
+        }
+        Ok(())
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) mod terminal;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use nimbus_api::runtime::ExecProcess;
+use nimbus_api::runtime::{ExecProcess, TerminalSize};
 use nix::errno::Errno;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -60,20 +60,91 @@ impl<T, E: Into<std::io::Error>> At<T> for Result<T, E> {
     }
 }
 
+/// What an init process waits for, and to whom it then tells what went wrong: the one that made it is
+/// gone by then.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// Read once; a byte comes by Start.
+    pub(crate) start: OwnedFd,
+    /// Held until the program has been executed.
+    pub(crate) report: OwnedFd,
+}
+
+/// A process in the kernel's terms.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<String>,
+    pub(crate) cwd: String,
+    pub(crate) uid: u32,
+    pub(crate) umask: u32,
+    pub(crate) rlimits: Vec<(Resource, Rlimit)>,
+    pub(crate) terminal: Option<TerminalSize>,
+}
+
+impl From<&ExecProcess> for Wanted {
+    fn from(process: &ExecProcess) -> Self {
+        let open = process.nofile;
+        Self {
+            args: process.args.clone(),
+            env: process.env.clone(),
+            cwd: process.cwd.clone(),
+            uid: process.uid,
+            umask: process.umask,
+            rlimits: vec![
+                (Resource::Nofile, Rlimit { current: Some(open.soft), maximum: Some(open.hard) }),
+                // A core would go where the host's pattern says.
+                (Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }),
+            ],
+            terminal: process.terminal,
+        }
+    }
+}
+
 /// What a process of the container becomes.
 #[derive(Debug)]
 pub(crate) struct Becoming<'a> {
-    pub(crate) process: &'a ExecProcess,
+    pub(crate) process: &'a Wanted,
     pub(crate) credentials: &'a Credentials,
     /// None only on the development command line.
     pub(crate) filter: Option<&'a Program>,
+    /// Whether its terminal is the container's console.
+    pub(crate) console: bool,
 }
 
 impl Becoming<'_> {
+    /// Becomes it when Start says so, or tells why not and ends: before it is ready over the channel,
+    /// later through the gate.
+    pub(crate) fn become_init(
+        &self,
+        stdio: Option<[OwnedFd; 3]>,
+        channel: Inside,
+        gate: Gate,
+    ) -> ! {
+        let (mut channel, mut gate) = (channel, gate);
+        let prepared = self.prepare(stdio, &mut channel, Some(&mut gate));
+        let command = prepared.and_then(|command| channel.ready().map(|()| command));
+        let command = match command {
+            Ok(command) => command,
+            Err(failed) => {
+                channel.fail(failed.into());
+                end(failed)
+            }
+        };
+        drop(channel);
+        let mut byte = [0];
+        let failed = match rustix::io::read(&gate.start, &mut byte).at(Stage::SetUp) {
+            Ok(_byte) => command.execute(),
+            Err(failed) => failed,
+        };
+        Report::from(failed).send(&gate.report);
+        end(failed)
+    }
+
     /// Becomes it, or tells why not and ends. `stdio` is none for a process that gets a terminal.
     pub(crate) fn become_it(&self, stdio: Option<[OwnedFd; 3]>, channel: Inside) -> ! {
         let mut channel = channel;
-        let failed = match self.prepare(stdio, &mut channel) {
+        let failed = match self.prepare(stdio, &mut channel, None) {
             Ok(command) => match channel.ready_and_wait() {
                 Ok(()) => command.execute(),
                 Err(failed) => failed,
@@ -81,21 +152,31 @@ impl Becoming<'_> {
             Err(failed) => failed,
         };
         channel.fail(failed.into());
-        let absent = failed.errno == Errno::ENOENT;
-        signal::exit_now(if absent { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE })
+        end(failed)
     }
 
-    fn prepare(&self, stdio: Option<[OwnedFd; 3]>, channel: &mut Inside) -> Step<Command> {
+    fn prepare(
+        &self,
+        stdio: Option<[OwnedFd; 3]>,
+        channel: &mut Inside,
+        gate: Option<&mut Gate>,
+    ) -> Step<Command> {
         let process = self.process;
         rustix::process::setsid().at(Stage::SetUp)?;
         let stdio = match (stdio, process.terminal) {
             (Some(stdio), None) => stdio,
-            (None, Some(size)) => terminal::give(size, process.uid, channel)?,
+            (None, Some(size)) => {
+                let stdio = terminal::give(size, process.uid, channel)?;
+                if self.console {
+                    terminal::make_console(&stdio)?;
+                }
+                stdio
+            }
             (Some(_), Some(_)) | (None, None) => {
                 return Err(Failed { stage: Stage::SetUp, errno: Errno::EINVAL });
             }
         };
-        channel.keep_only(stdio)?;
+        channel.keep_only(stdio, gate)?;
         program::null_stdio().at(Stage::SetUp)?;
         match keyring::join_new_session() {
             // A kernel without keyrings has none to inherit.
@@ -135,12 +216,17 @@ impl Becoming<'_> {
     }
 
     fn limit(&self) -> Step {
-        let open = self.process.nofile;
-        let nofile = Rlimit { current: Some(open.soft), maximum: Some(open.hard) };
-        setrlimit(Resource::Nofile, nofile).at(Stage::SetUp)?;
-        // A core would go where the host's pattern says.
-        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).at(Stage::SetUp)
+        for (resource, limit) in &self.process.rlimits {
+            setrlimit(*resource, *limit).at(Stage::SetUp)?;
+        }
+        Ok(())
     }
+}
+
+/// Ends as a shell would.
+fn end(failed: Failed) -> ! {
+    let absent = failed.errno == Errno::ENOENT;
+    signal::exit_now(if absent { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE })
 }
 
 /// A command as execve takes it.

@@ -12,6 +12,7 @@ use rustix::fs::{
     CWD, FileType, Mode, OFlags, ResolveFlags, Uid, fchown, fstat, fstatfs, major, minor, openat2,
 };
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::ioctl_tiocsctty;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -20,6 +21,7 @@ use super::channel::Inside;
 use super::{At as _, Step};
 use crate::report::Stage;
 
+const CONSOLE: &str = "/dev/console";
 const MULTIPLEXER: &str = "/dev/pts/ptmx";
 /// Major and minor number of a pseudoterminal multiplexer.
 const MULTIPLEXER_DEVICE: (u32, u32) = (5, 2);
@@ -43,6 +45,18 @@ pub(super) fn give(size: TerminalSize, uid: u32, channel: &Inside) -> Step<[Owne
     channel.send_terminal(&master)?;
     let copy = || own.try_clone().at(Stage::Terminal);
     Ok([copy()?, copy()?, own])
+}
+
+/// Mounts a terminal over `/dev/console`, by descriptor: what stands at `/dev/pts/0` by then is not asked
+/// (CVE-2025-52565). For the first process, before anything of the container's has run.
+pub(super) fn make_console([terminal, ..]: &[OwnedFd; 3]) -> Step {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let direct = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let clone = open_tree(terminal, "", flags).at(Stage::Terminal)?;
+    let place = openat2(CWD, CONSOLE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), direct);
+    crate::mounts::attach(clone, place.at(Stage::Terminal)?).at(Stage::Terminal)
 }
 
 fn multiplexer() -> rustix::io::Result<OwnedFd> {

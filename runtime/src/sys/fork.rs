@@ -1,8 +1,11 @@
-//! A child that is a copy of this process: whose child it becomes, and in which cgroup it is born.
+//! A child that is a copy of this process: whose child it becomes, in which cgroup and in which new
+//! namespaces it is born.
 
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use nix::sched::CloneFlags;
 
 /// Links of `/proc/self/task` while this process has one thread: itself, its parent, the thread.
 const TASK_LINKS_SINGLE: u64 = 3;
@@ -37,18 +40,33 @@ pub(crate) enum Kin {
     Sibling,
 }
 
-/// Makes a copy of this process, in a cgroup of the unified hierarchy or in this process's own.
+/// The flags that mean a new namespace; no other reaches the kernel from a caller.
+const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID
+    .union(CloneFlags::CLONE_NEWNS)
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWUSER)
+    .union(CloneFlags::CLONE_NEWCGROUP);
+
+/// Makes a copy of this process, in a cgroup of the unified hierarchy or in this process's own, and in
+/// new namespaces of these kinds.
 ///
 /// Refused when this process has more than one thread: what another was in the midst of would stay so
 /// in the copy for ever. That is looked up in `/proc`, which must be this process's own.
-pub(crate) fn fork(kin: Kin, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork> {
+pub(crate) fn fork(
+    kin: Kin,
+    cgroup: Option<BorrowedFd<'_>>,
+    namespaces: CloneFlags,
+) -> io::Result<Fork> {
     if rustix::fs::stat("/proc/self/task")?.st_nlink != TASK_LINKS_SINGLE {
         return Err(io::Error::other("this process has more than one thread"));
     }
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers, for all of which zero is valid and means "nothing".
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
-    args.flags = u64::try_from(libc::CLONE_PIDFD).unwrap_or_default();
+    let namespaces = (namespaces & NAMESPACES).bits().cast_unsigned();
+    args.flags = u64::try_from(libc::CLONE_PIDFD).unwrap_or_default() | u64::from(namespaces);
     args.pidfd = (&raw mut pidfd).addr() as u64;
     match kin {
         Kin::Child => args.exit_signal = u64::try_from(libc::SIGCHLD).unwrap_or_default(),
@@ -60,7 +78,7 @@ pub(crate) fn fork(kin: Kin, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Fork>
         args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or_default();
     }
     // SAFETY: the kernel reads `args` and writes one descriptor to `pidfd`; both outlive the call. No
-    // stack, thread or memory is shared: the copy goes on with its own copy of everything. This process
+    // stack, thread or memory is shared (flags that would are masked out): the copy goes on with its own copy of everything. This process
     // has one thread (just checked), so nothing in that copy is half done.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
     match i32::try_from(pid) {

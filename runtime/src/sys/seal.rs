@@ -6,12 +6,15 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 
 use nix::fcntl::AtFlags;
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, fstatvfs, openat};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
+
+use super::mount::{self, Change};
+
+const READ_ONLY: u32 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits();
 
 const OWN: &str = "/proc/self/exe";
 /// The name that this program has when it was executed again.
@@ -42,7 +45,7 @@ fn execute_again() -> io::Result<std::convert::Infallible> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
     let sealed = open_tree(&own, "", flags)?;
-    make_read_only(sealed.as_fd())?;
+    mount::change(&sealed, &Change { set: READ_ONLY, ..Change::default() })?;
     let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
     let args = std::env::args_os().skip(1);
     let args = std::iter::once(AGAIN.into()).chain(args).map(|arg| text(&arg));
@@ -55,26 +58,4 @@ fn execute_again() -> io::Result<std::convert::Infallible> {
     });
     let env = env.collect::<io::Result<Vec<_>>>()?;
     Ok(nix::unistd::execveat(&sealed, c"", &args, &env, AtFlags::AT_EMPTY_PATH)?)
-}
-
-fn make_read_only(mount: impl AsFd) -> io::Result<()> {
-    let wanted = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: 0,
-    };
-    // SAFETY: the path is a literal with its NUL, `wanted` is a mount_attr that lives beyond the call
-    // and whose exact size is given; the kernel only reads both. The descriptor is borrowed.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const wanted,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

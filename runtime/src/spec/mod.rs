@@ -1,37 +1,29 @@
-//! The specification that libcontainer is given, made from the plan's.
+//! A specification: what it must be when a plan has made it, and what it asks for.
 //!
 //! Pure. What the plan enforces elsewhere must not be in its specification (hooks, seccomp, devices),
 //! and what containment rests on must be (its own namespaces, fresh `/proc` and `/dev`): both are checked
-//! here once more, whatever made the plan. Then the parts that are ours are added: device nodes, the
-//! root, no_new_privs, a home directory, a umask.
+//! here once more, whatever made the plan.
 #![forbid(unsafe_code)]
 
-use nimbus_api::plan::{DeviceKind, DeviceRule};
+pub(crate) mod model;
+pub(crate) mod options;
+
+use nimbus_api::runtime::TerminalSize;
 use nimbus_api::{Refusal, RefusalCode};
-use serde_json::{Map, Value, json};
+use rustix::process::{Resource, Rlimit};
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use self::model::{Process, Spec};
+use crate::error::RuntimeError;
+use crate::process::Wanted;
 
 /// Namespaces that a container has for itself.
 const NAMESPACES: [&str; 5] = ["pid", "ipc", "uts", "mount", "network"];
 /// File systems that are mounted fresh.
 const FRESH: [&str; 2] = ["/proc", "/dev"];
-/// The capability sets of a process.
-pub(crate) const CAPABILITY_SETS: [&str; 5] =
-    ["bounding", "permitted", "effective", "inheritable", "ambient"];
 /// What a program expects when nobody says otherwise.
 const UMASK: u32 = 0o022;
-
-/// Parts of the specification that are not the plan's.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Parts<'a> {
-    /// Absolute path of the root, as this process sees it.
-    pub(crate) root: &'a str,
-    /// Whether it is read-only.
-    pub(crate) read_only: bool,
-    /// Nodes to be made; none keeps those of the specification.
-    pub(crate) devices: Option<&'a [DeviceRule]>,
-    /// `HOME` when the environment has none.
-    pub(crate) home: &'a str,
-}
 
 /// Checks a plan's specification.
 pub(crate) fn check(spec: &Value) -> Result<(), Refusal> {
@@ -95,72 +87,67 @@ fn check_mounts(spec: &Value) -> Result<(), Refusal> {
     }
 }
 
-/// Adds the parts that are ours.
-pub(crate) fn complete(mut spec: Value, parts: Parts<'_>) -> Value {
-    if let Some(spec) = spec.as_object_mut() {
-        spec.insert("root".into(), json!({"path": parts.root, "readonly": parts.read_only}));
-        edit(spec, "process", |process| complete_process(process, parts.home));
-        edit(spec, "linux", |linux| {
-            if let Some(devices) = parts.devices {
-                let nodes = devices.iter().filter_map(node).collect();
-                linux.insert("devices".into(), Value::Array(nodes));
-            }
-            linux.remove("seccomp");
-            // libcontainer applies limits only when there is a section.
-            edit(linux, "resources", |_resources| ());
-        });
-    }
-    spec
+/// Names of limits as specifications have them.
+const RLIMITS: [(&str, Resource); 16] = [
+    ("RLIMIT_AS", Resource::As),
+    ("RLIMIT_CORE", Resource::Core),
+    ("RLIMIT_CPU", Resource::Cpu),
+    ("RLIMIT_DATA", Resource::Data),
+    ("RLIMIT_FSIZE", Resource::Fsize),
+    ("RLIMIT_LOCKS", Resource::Locks),
+    ("RLIMIT_MEMLOCK", Resource::Memlock),
+    ("RLIMIT_MSGQUEUE", Resource::Msgqueue),
+    ("RLIMIT_NICE", Resource::Nice),
+    ("RLIMIT_NOFILE", Resource::Nofile),
+    ("RLIMIT_NPROC", Resource::Nproc),
+    ("RLIMIT_RSS", Resource::Rss),
+    ("RLIMIT_RTPRIO", Resource::Rtprio),
+    ("RLIMIT_RTTIME", Resource::Rttime),
+    ("RLIMIT_SIGPENDING", Resource::Sigpending),
+    ("RLIMIT_STACK", Resource::Stack),
+];
+
+/// Reads a specification.
+pub(crate) fn understand(spec: &Value) -> Result<Spec, RuntimeError> {
+    Spec::deserialize(spec).map_err(|error| {
+        let detail = format!("the specification cannot be followed: {error}");
+        RuntimeError::refused(RefusalCode::RuntimeFailed, detail)
+    })
 }
 
-/// Changes the object under a key, made when absent.
-fn edit(parent: &mut Map<String, Value>, key: &str, change: impl FnOnce(&mut Map<String, Value>)) {
-    if !parent.get(key).is_some_and(Value::is_object) {
-        parent.insert(key.to_owned(), json!({}));
+/// The process that it asks for.
+pub(crate) fn wanted(process: &Process) -> Result<Wanted, RuntimeError> {
+    let mut rlimits: Vec<(Resource, Rlimit)> = Vec::new();
+    for one in &process.rlimits {
+        let known = RLIMITS.iter().find(|(name, _)| *name == one.kind);
+        let twice = |resource| rlimits.iter().any(|(other, _)| *other == resource);
+        let Some((_, resource)) = known.filter(|(_, resource)| !twice(*resource)) else {
+            let detail = format!("the limit {:?} is none, or is there twice", one.kind);
+            return Err(RuntimeError::refused(RefusalCode::RuntimeFailed, detail));
+        };
+        let value = |value: u64| Some(value).filter(|value| *value != u64::MAX);
+        let limit = Rlimit { current: value(one.soft), maximum: value(one.hard) };
+        rlimits.push((*resource, limit));
     }
-    if let Some(object) = parent.get_mut(key).and_then(Value::as_object_mut) {
-        change(object);
-    }
-}
-
-fn complete_process(process: &mut Map<String, Value>, home: &str) {
-    process.insert("noNewPrivileges".into(), true.into());
-    // libcontainer leaves a set as it is that is not named.
-    edit(process, "capabilities", |sets| {
-        for name in CAPABILITY_SETS {
-            sets.entry(name).or_insert_with(|| json!([]));
-        }
+    let size = process.console_size.map_or_else(TerminalSize::default, |size| TerminalSize {
+        rows: size.height,
+        columns: size.width,
     });
-    edit(process, "user", |user| {
-        for (key, value) in [("uid", 0), ("gid", 0), ("umask", UMASK)] {
-            user.entry(key).or_insert_with(|| value.into());
-        }
-    });
-    let env = process.entry("env").or_insert_with(|| json!([]));
-    if let Some(env) = env.as_array_mut() {
-        let value =
-            |one: &Value| one.as_str().and_then(|one| one.strip_prefix("HOME=")).map(str::len);
-        env.retain(|one| value(one) != Some(0));
-        if !env.iter().any(|one| value(one).is_some()) {
-            env.push(format!("HOME={home}").into());
-        }
-    }
-}
-
-fn node(rule: &DeviceRule) -> Option<Value> {
-    let kind = match rule.kind {
-        DeviceKind::Character => "c",
-        DeviceKind::Block => "b",
-    };
-    Some(json!({
-        "path": rule.path, "type": kind, "major": rule.major, "minor": rule.minor,
-        "fileMode": rule.mode?, "uid": 0, "gid": 0,
-    }))
+    Ok(Wanted {
+        args: process.args.clone(),
+        env: process.env.clone(),
+        cwd: process.cwd.clone(),
+        uid: process.user.uid,
+        umask: process.user.umask.unwrap_or(UMASK),
+        rlimits,
+        terminal: process.terminal.then_some(size),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn good() -> Value {
         json!({
@@ -220,26 +207,44 @@ mod tests {
     }
 
     #[test]
-    fn completing_sets_what_is_ours_and_keeps_what_is_the_plans() {
-        let rule = |mode| DeviceRule {
-            path: "/dev/null".into(),
-            kind: DeviceKind::Character,
-            major: 1,
-            minor: 3,
-            writable: true,
-            mode,
+    fn what_is_not_known_or_not_done_is_refused_and_not_skipped() {
+        let mut spec = good();
+        spec["root"] = json!({"path": "rootfs"});
+        spec["process"]["cwd"] = "/".into();
+        understand(&spec).unwrap();
+        let refuses = |pointer: &str, key: &str, value: Value| {
+            let mut spec = spec.clone();
+            spec.pointer_mut(pointer).unwrap()[key] = value.clone();
+            assert!(understand(&spec).is_err(), "{pointer} {key} {value}");
         };
-        let devices = [rule(Some(0o666)), rule(None)];
-        let parts = Parts { root: "/r", read_only: true, devices: Some(&devices), home: "/srv/u" };
-        let spec = complete(good(), parts);
-        assert_eq!(spec["root"], json!({"path": "/r", "readonly": true}));
-        assert_eq!(spec["process"]["noNewPrivileges"], true);
-        assert_eq!(spec["process"]["env"], json!(["A=b", "HOME=/srv/u"]));
-        for set in CAPABILITY_SETS {
-            assert_eq!(spec["process"]["capabilities"][set], json!([]));
-        }
-        assert_eq!(spec["process"]["user"], json!({"uid": 1, "gid": 1, "umask": 0o022}));
-        assert_eq!(spec["linux"]["devices"].as_array().unwrap().len(), 1);
-        assert_eq!(spec["linux"]["devices"][0]["fileMode"], 0o666);
+        refuses("", "windows", json!({}));
+        refuses("/process", "odd", 1.into());
+        refuses("/process", "apparmorProfile", "x".into());
+        refuses("/process", "scheduler", json!({"policy": "SCHED_FIFO"}));
+        refuses("/linux", "uidMappings", json!([{"containerID": 0, "hostID": 0, "size": 1}]));
+        refuses("/linux", "timeOffsets", json!({"boottime": {"secs": 1}}));
+        refuses("/linux", "resources", json!({"cpu": {"realtimeRuntime": 1}}));
+        refuses("/linux/namespaces/0", "type", "user".into());
+        // Says nothing.
+        spec["process"]["apparmorProfile"] = "".into();
+        spec["linux"]["netDevices"] = json!({});
+        spec["linux"]["resources"] = Value::Null;
+        understand(&spec).unwrap();
+    }
+
+    #[test]
+    fn limits_are_the_ones_that_are_named_once_and_the_umask_is_usual() {
+        let mut spec = good();
+        spec["root"] = json!({"path": "rootfs"});
+        spec["process"]["cwd"] = "/".into();
+        let limit = json!({"type": "RLIMIT_NOFILE", "soft": 7, "hard": u64::MAX});
+        spec["process"]["rlimits"] = json!([limit]);
+        let found = wanted(&understand(&spec).unwrap().process).unwrap();
+        let nofile = Rlimit { current: Some(7), maximum: None };
+        assert_eq!((found.rlimits, found.umask), (vec![(Resource::Nofile, nofile)], 0o022));
+        spec["process"]["rlimits"] = json!([limit, limit]);
+        assert!(wanted(&understand(&spec).unwrap().process).is_err());
+        spec["process"]["rlimits"] = json!([{"type": "RLIMIT_ODD", "soft": 7, "hard": 7}]);
+        assert!(wanted(&understand(&spec).unwrap().process).is_err());
     }
 }
