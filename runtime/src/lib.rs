@@ -32,6 +32,7 @@ mod spec;
 mod start;
 mod sys;
 mod sysctl;
+mod update;
 
 pub use error::RuntimeError;
 pub use serve::{Exit, serve};

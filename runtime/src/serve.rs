@@ -26,7 +26,7 @@ use crate::layout::Layout;
 use crate::sys::fork::Kin;
 use crate::sys::seccomp::{INSTRUCTION_BYTES, INSTRUCTIONS_MAX, Program};
 use crate::sys::{fd, seal, signal};
-use crate::{delete, exec, kill, pause, spec, start};
+use crate::{delete, exec, kill, pause, spec, start, update};
 
 /// Longest request: a plan and what names it.
 const REQUEST_BYTES_MAX: usize = PLAN_BYTES_MAX + (64 << 10);
@@ -132,6 +132,9 @@ fn answer(frame: Frame) -> Result<Answer, RuntimeError> {
         }
         RuntimeVerb::Start => start::start(&layout),
         RuntimeVerb::Kill { signal, all } => kill::kill(&layout, signal, all),
+        RuntimeVerb::Update(request) => {
+            update::update(&layout, &request.resources, &request.leased)
+        }
         RuntimeVerb::Pause => pause::pause(&layout),
         RuntimeVerb::Resume => pause::resume(&layout),
         RuntimeVerb::Delete => delete::delete(&layout),

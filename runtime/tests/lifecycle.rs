@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nimbus_api::frame::{FrameReader, write_frame};
-use nimbus_api::runtime::{OUTSIDE_NAME, RuntimeReply, RuntimeVerb};
+use nimbus_api::runtime::{OUTSIDE_NAME, RuntimeReply, RuntimeVerb, UpdateRequest};
 use nimbus_api::{Digest, RefusalCode};
 use serde_json::json;
 use support::Host;
@@ -266,4 +266,39 @@ fn a_create_that_is_killed_at_any_time_leaves_nothing_after_delete() {
         host.delete();
     }
     assert!(finished < 60, "no create was cut short");
+}
+
+#[test]
+fn limits_are_moved_within_the_lease_and_never_beyond_it() {
+    let host = Host::new(&["sleep", "100"]);
+    let created = host.create();
+    assert_eq!(host.ask(RuntimeVerb::Start), RuntimeReply::Done);
+    let leased = host.plan.resources;
+    let update = |resources: serde_json::Value| {
+        host.ask(RuntimeVerb::Update(Box::new(UpdateRequest { resources, leased })))
+    };
+    let read = |controller: &str, v1: &str, v2: &str| {
+        let dirs = &created.cgroup;
+        let file = dirs
+            .unified
+            .as_ref()
+            .map_or_else(|| dirs.v1.get(controller).unwrap().join(v1), |dir| dir.join(v2));
+        fs::read_to_string(file).unwrap().trim().to_owned()
+    };
+    let memory = || read("memory", "memory.limit_in_bytes", "memory.max");
+    for bytes in [16_u64 << 20, 48 << 20, 64 << 20] {
+        let reply =
+            update(json!({"memory": {"limit": bytes, "swap": bytes}, "pids": {"limit": 9}}));
+        assert_eq!(reply, RuntimeReply::Done);
+        assert_eq!(memory(), bytes.to_string());
+        assert_eq!(read("pids", "pids.max", "pids.max"), "9");
+    }
+    assert_eq!(update(json!({})), RuntimeReply::Done);
+    assert_eq!(memory(), (64 << 20).to_string());
+    // Whoever asks is to have judged; it is read back all the same.
+    let more = update(json!({"memory": {"limit": 65 << 20, "swap": 65 << 20}}));
+    assert_eq!(refused(&more), RefusalCode::RuntimeUnproven);
+    assert_eq!(refused(&update(json!({"gpu": 1}))), RefusalCode::RuntimeFailed);
+    host.delete();
+    created.wait();
 }

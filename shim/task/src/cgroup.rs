@@ -4,20 +4,22 @@
 //! unified hierarchy limits, else the v1 controllers. Making and removing is the runtime's.
 
 use std::fs::{self, File};
-use std::io::{self, Seek as _, SeekFrom};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nimbus_api::runtime::CgroupPaths;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
 
 /// How often an emptying cgroup is looked at, and how long between: ten seconds in all.
 const KILL_ROUNDS_MAX: u32 = 200;
 const KILL_PAUSE: Duration = Duration::from_millis(50);
+/// Read at once of what the kernel tells of memory.
+const NEWS_BYTES: usize = 4096;
 /// Processes that are held open at one time.
 const BATCH: usize = 128;
 
@@ -120,58 +122,49 @@ impl Cgroup {
     }
 }
 
-/// Wakes whoever waits when a cgroup's memory has run out.
+/// Wakes whoever waits when a cgroup's memory may have run out.
 #[derive(Debug)]
-pub(crate) enum OomWatch {
-    /// `memory.events`, which the kernel marks as changed.
-    Unified(AsyncFd<File>),
-    /// An eventfd that the kernel was told of.
-    Controller(AsyncFd<OwnedFd>),
+pub(crate) struct OomWatch {
+    /// An inotify or an eventfd; both are used as something to read alone.
+    news: pipe::Receiver,
+    /// What the kernel was told to watch, in version 1.
+    _control: Option<File>,
 }
 
 impl Cgroup {
     /// Begins to watch. Must be called within the event loop.
     pub(crate) fn oom_watch(&self) -> io::Result<OomWatch> {
         if let Some(dir) = self.unified() {
-            let file = File::open(dir.join("memory.events"))?;
-            read_again(&file)?;
-            return Ok(OomWatch::Unified(AsyncFd::register_with_interest(
-                file,
-                Interest::PRIORITY,
-            )?));
+            let notify =
+                inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+            inotify::add_watch(&notify, dir.join("memory.events"), inotify::WatchFlags::MODIFY)?;
+            let news = pipe::Receiver::from_owned_fd_unchecked(notify)?;
+            return Ok(OomWatch { news, _control: None });
         }
         let dir = self.controller("memory").ok_or(io::ErrorKind::NotFound)?;
         let control = File::open(dir.join("memory.oom_control"))?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let order = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
         fs::write(dir.join("cgroup.event_control"), order)?;
-        Ok(OomWatch::Controller(AsyncFd::register_with_interest(event, Interest::READABLE)?))
+        let news = pipe::Receiver::from_owned_fd_unchecked(event)?;
+        Ok(OomWatch { news, _control: Some(control) })
     }
 }
 
 impl OomWatch {
     /// Waits until it may have.
     pub(crate) async fn woken(&mut self) -> io::Result<()> {
-        match self {
-            Self::Unified(file) => {
-                file.ready(Interest::PRIORITY).await?.clear_ready();
-                read_again(file.get_ref())
-            }
-            Self::Controller(event) => {
-                event.readable().await?.clear_ready();
-                match rustix::io::read(event.get_ref(), &mut [0; 8]) {
-                    Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
-                    Err(error) => Err(error.into()),
-                }
+        self.news.readable().await?;
+        let mut read = [0; NEWS_BYTES];
+        loop {
+            match self.news.try_read(&mut read) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
             }
         }
     }
-}
-
-/// What has been read is what the next change is told against.
-fn read_again(mut file: &File) -> io::Result<()> {
-    file.seek(SeekFrom::Start(0))?;
-    io::copy(&mut file, &mut io::sink()).map(drop)
 }
 
 /// The number behind `name` in a file of `name number` lines.

@@ -16,7 +16,7 @@ const UPDATE_PATIENCE: Duration = Duration::from_secs(20);
 /// How the type of OCI resources ends, whatever stands before it.
 const RESOURCES_TYPE: &str = "/LinuxResources";
 
-/// Sets what the request asks for, or nothing of it.
+/// Sets what the request asks for. What the kernel does not take is told; limits before it are set.
 pub(super) async fn update(
     context: Context,
     container: Arc<Container>,

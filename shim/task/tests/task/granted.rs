@@ -112,6 +112,19 @@ impl Job {
         self.agent.released()
     }
 
+    /// Memory limit and number of processes, as Stats tells them.
+    pub(crate) fn figures(&self) -> (u64, u64) {
+        let request = StatsRequest { id: self.id(), ..Default::default() };
+        let stats = self.shim.task.stats(call(), &request).unwrap().stats.unwrap();
+        if stats.type_url == "io.containerd.cgroups.v1.Metrics" {
+            let metrics = V1Metrics::parse_from_bytes(&stats.value).unwrap();
+            (metrics.memory.usage.limit, metrics.pids.current)
+        } else {
+            let metrics = V2Metrics::parse_from_bytes(&stats.value).unwrap();
+            (metrics.memory.usage_limit, metrics.pids.current)
+        }
+    }
+
     /// It ends by SIGKILL, the agent is told why, and nothing is left.
     pub(crate) fn ends_killed_for(self, reason: &str) {
         assert_eq!(self.shim.wait().exit_status, KILLED);
@@ -326,15 +339,7 @@ fn output_beyond_the_lease_is_dropped_and_the_job_goes_on() {
 fn figures_are_told_of_whichever_cgroup_there_is() {
     let job = Job::new("sleep 600");
     job.start();
-    let request = StatsRequest { id: job.id(), ..Default::default() };
-    let stats = job.shim.task.stats(call(), &request).unwrap().stats.unwrap();
-    let (limit, pids) = if stats.type_url == "io.containerd.cgroups.v1.Metrics" {
-        let metrics = V1Metrics::parse_from_bytes(&stats.value).unwrap();
-        (metrics.memory.usage.limit, metrics.pids.current)
-    } else {
-        let metrics = V2Metrics::parse_from_bytes(&stats.value).unwrap();
-        (metrics.memory.usage_limit, metrics.pids.current)
-    };
+    let (limit, pids) = job.figures();
     assert_eq!(limit, 64 << 20);
     assert!(pids >= 1);
     job.kill(9, false).unwrap();
