@@ -37,7 +37,7 @@ pub fn update(plan: &Plan, resources_json: &[u8]) -> Result<Value, Refusal> {
             wanted.insert(name.to_owned(), part.into());
         }
     };
-    put("memory", given.memory.map(memory).unwrap_or_default());
+    put("memory", given.memory.as_ref().map(memory).unwrap_or_default());
     put("cpu", given.cpu.map_or_else(|| Ok(Map::new()), |wish| cpu(&wish, leased))?);
     if let Some(limit) = given.pids.and_then(|pids| pids.limit) {
         let limit = if limit > 0 { limit.into() } else { plan.resources.pids.into() };
@@ -47,7 +47,7 @@ pub fn update(plan: &Plan, resources_json: &[u8]) -> Result<Value, Refusal> {
 }
 
 /// The judge has let nothing below zero and nothing above the lease pass.
-fn memory(given: raw::Memory) -> Map<String, Value> {
+fn memory(given: &raw::Memory) -> Map<String, Value> {
     let mut wanted = Map::new();
     if let Some(limit) = given.limit.filter(|limit| *limit > 0) {
         wanted.insert("limit".to_owned(), limit.into());
