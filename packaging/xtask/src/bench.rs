@@ -27,6 +27,12 @@ pub(crate) struct Args {
 enum Name {
     /// create + start of a container with containerd's default seccomp profile
     Start,
+    /// One more process in a container that runs
+    Exec,
+    /// `ctr run --rm --seccomp`, end to end, admission included
+    Run,
+    /// Containers a second, 1, 8 and 32 at a time
+    Density,
     /// Memory of one idle shim
     ShimMemory,
 }
@@ -40,6 +46,9 @@ pub(crate) fn bench(workspace: &Workspace, args: &Args) -> Result<bool, RunError
     command.arg("--bin-dir").arg(&programs);
     command.arg(match args.name {
         Name::Start => "start",
+        Name::Exec => "exec",
+        Name::Run => "run",
+        Name::Density => "density",
         Name::ShimMemory => "shim-memory",
     });
     if args.json {

@@ -6,11 +6,12 @@
 //! the plan that comes back and kills what runs at its deadline. Everything that changes a
 //! container is done by `nimbus-runtime`, one short process a verb.
 //!
-//! Deliberately absent: exec, terminals, pause, update, checkpoints (answered Unimplemented), the
-//! sandbox service, and any use of the mounts that a client sends.
+//! Deliberately absent: checkpoints (answered Unimplemented), the sandbox service, and any use of the
+//! mounts that a client sends.
 #![forbid(unsafe_code)]
 
 mod args;
+mod bootstrap;
 mod cgroup;
 mod delete;
 mod exec_state;

@@ -22,6 +22,7 @@ use rustix::fs::Mode;
 use rustix::thread::CoreSchedulingScope;
 
 use crate::args::Identity;
+use crate::bootstrap::{self, ShimCgroupError};
 use crate::paths::{Paths, address_of};
 
 /// Name of the file in a bundle from which containerd finds a shim again after its own restart.
@@ -58,6 +59,9 @@ pub(crate) enum StartError {
     /// The address file cannot be written.
     #[error("cannot write the address file")]
     AddressFile(#[source] io::Error),
+    /// Not where its admin wants it.
+    #[error("the server cannot be put where containerd's configuration says")]
+    Cgroup(#[source] ShimCgroupError),
     /// stdout is gone.
     #[error("cannot write the address to stdout")]
     Stdout(#[source] io::Error),
@@ -65,13 +69,16 @@ pub(crate) enum StartError {
 
 /// Starts the server in the working directory, which is the bundle.
 pub(crate) fn start(identity: &Identity) -> Result<(), StartError> {
+    let cgroup = bootstrap::shim_cgroup().map_err(StartError::Cgroup)?;
     let paths = Paths::from_environment();
     let socket = paths.socket(&identity.address, &identity.key);
     let address = address_of(&socket);
     make_socket_dir(&paths.socket_dir())?;
     if let Some(listener) = listen(&socket)? {
         let served = spawn(identity, listener).and_then(|mut child| {
-            write_address(&address).inspect_err(|_failed| {
+            let cgroup = cgroup.iter().try_for_each(|cgroup| bootstrap::enter(cgroup, child.id()));
+            let placed = cgroup.map_err(StartError::Cgroup);
+            placed.and_then(|()| write_address(&address)).inspect_err(|_failed| {
                 // A server that containerd could not find again must not stay.
                 let _gone = child.kill();
                 let _reaped = child.wait();

@@ -2,20 +2,28 @@
 //! falls on all of them.
 //!
 //! Output is one JSON object a comparison, or a line for people. `ours` and `theirs` are medians,
-//! `p50` and `p99` are ours, `ratio` is ours ÷ theirs.
+//! `p50` and `p99` are ours, `ratio` is ours ÷ theirs, of the medians.
 
 mod bundle;
+mod contestant;
+mod density;
+mod exec;
 mod filter;
 mod memory;
+mod run;
 mod start;
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::Failure;
+use crate::{Failure, Outcome};
+use contestant::Contestant;
 
+pub use density::run as density;
+pub use exec::run as exec;
 pub use memory::run as shim_memory;
+pub use run::run;
 pub use start::run as start;
 
 /// One comparison.
@@ -33,6 +41,10 @@ pub struct Comparison {
     pub ours: f64,
     /// Median of the peer's.
     pub theirs: f64,
+    /// The least of ours.
+    pub ours_min: f64,
+    /// The least of the peer's.
+    pub theirs_min: f64,
     /// ours ÷ theirs.
     pub ratio: f64,
     /// Median of ours.
@@ -59,10 +71,30 @@ impl Comparison {
             n: ours.len(),
             ours: mine,
             theirs: other,
+            ours_min: least(ours),
+            theirs_min: least(theirs),
             ratio,
             p50: mine,
             p99,
         })
+    }
+
+    /// Compares the first with each of the others and prints that; nothing was measured here when there
+    /// are none.
+    fn print_all(
+        name: &'static str,
+        unit: &'static str,
+        all: Option<&[Contestant]>,
+        json: bool,
+        out: &mut dyn Write,
+    ) -> Outcome {
+        let Some((ours, peers)) = all.and_then(<[Contestant]>::split_first) else { return Ok(()) };
+        for peer in peers {
+            let version = peer.version()?;
+            let comparison = Self::of(name, version, unit, &ours.samples, &peer.samples)?;
+            comparison.print(json, out)?;
+        }
+        Ok(())
     }
 
     /// Prints it.
@@ -73,17 +105,23 @@ impl Comparison {
         }
         writeln!(
             out,
-            "{:18} ours {:8.2} {unit}  {:8.2} {unit}  ratio {:.2}  ours p99 {:.2} {unit}  n {}  {}",
+            "{:18} ours {:8.2} {unit}  {:8.2} {unit}  ratio {:.2}  least {:.2} and {:.2}  ours p99 {:.2} {unit}  n {}  {}",
             self.name,
             self.ours,
             self.theirs,
             self.ratio,
+            self.ours_min,
+            self.theirs_min,
             self.p99,
             self.n,
             self.peer,
             unit = self.unit,
         )
     }
+}
+
+fn least(samples: &[f64]) -> f64 {
+    samples.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 /// The nearest-rank percentile.

@@ -31,6 +31,24 @@ enum Name {
         #[arg(long, hide = true)]
         inside: bool,
     },
+    /// One more process in a container that runs
+    Exec {
+        /// This is a private mount namespace already
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
+    /// Containers a second, 1, 8 and 32 at a time
+    Density {
+        /// This is a private mount namespace already
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
+    /// `ctr run --rm --seccomp`, end to end
+    Run {
+        /// This is a private mount namespace already
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
     /// Memory of one idle shim
     ShimMemory,
 }
@@ -40,6 +58,9 @@ fn main() -> ExitCode {
     let mut out = io::stdout();
     let done = match args.name {
         Name::Start { inside } => bench::start(&args.bin_dir, inside, args.json, &mut out),
+        Name::Exec { inside } => bench::exec(&args.bin_dir, inside, args.json, &mut out),
+        Name::Density { inside } => bench::density(&args.bin_dir, inside, args.json, &mut out),
+        Name::Run { inside } => bench::run(&args.bin_dir, inside, args.json, &mut out),
         Name::ShimMemory => bench::shim_memory(&args.bin_dir, args.json, &mut out),
     };
     match done {

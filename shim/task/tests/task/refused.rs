@@ -1,5 +1,6 @@
 //! Whatever is not granted: nothing runs, the answer says why, and nothing is left.
 
+use std::path::Path;
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -7,6 +8,8 @@ use containerd_shim_protos::api::{
     CheckpointTaskRequest, DeleteRequest, KillRequest, PidsRequest, StateRequest,
 };
 use containerd_shim_protos::protobuf::Message as _;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::shim::oci::Options;
 use containerd_shim_protos::ttrpc::Request;
 use containerd_shim_protos::types::introspection::RuntimeInfo;
 use nimbus_api::proto::admit::v1::shim_message;
@@ -32,6 +35,39 @@ fn start_answers_with_a_bare_address_and_nothing_else() {
     assert_eq!(lab.start(), address);
     assert_eq!(Shim::connect(&address, &lab).pid, first);
     Shim::connect(&address, &lab).shut_down();
+    lab.assert_nothing_left();
+}
+
+#[test]
+fn a_server_is_put_where_containerds_configuration_says_or_not_started() {
+    let lab = Lab::new();
+    let start = |cgroup: &str| {
+        let options = Options { shim_cgroup: cgroup.to_owned(), ..Options::default() };
+        let any = Any {
+            type_url: "containerd.runc.v1.Options".to_owned(),
+            value: options.write_to_bytes().unwrap(),
+            ..Any::default()
+        };
+        let input = lab.dir.path().join("options");
+        fs::write(&input, any.write_to_bytes().unwrap()).unwrap();
+        lab.command(&["start"]).stdin(fs::File::open(input).unwrap()).output().unwrap()
+    };
+    let name = format!("nimbus-test-shims-{}", std::process::id());
+    let absent = start(&format!("/{name}"));
+    assert!(!absent.status.success());
+    assert!(String::from_utf8_lossy(&absent.stderr).contains("ShimCgroup"), "{absent:?}");
+    assert_eq!(fs::read_dir(lab.run_dir().join("s")).unwrap().count(), 0, "a socket is left");
+
+    let hierarchy = Path::new("/sys/fs/cgroup/pids");
+    let hierarchy = if hierarchy.is_dir() { hierarchy } else { Path::new("/sys/fs/cgroup") };
+    fs::create_dir(hierarchy.join(&name)).unwrap();
+    let started = start(&format!("/{name}"));
+    let address = String::from_utf8(started.stdout).unwrap();
+    let shim = Shim::connect(&address, &lab);
+    let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", shim.pid)).unwrap();
+    shim.shut_down();
+    wait_until("its cgroup to be empty", || fs::remove_dir(hierarchy.join(&name)).is_ok());
+    assert!(cgroups.contains(&format!(":/{name}\n")), "{cgroups}");
     lab.assert_nothing_left();
 }
 
