@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use super::contestant::apart;
@@ -87,7 +87,7 @@ fn nimbus(spec: &Path, id: &str) -> Args {
     args.map(str::to_owned).into_iter().chain([spec, id.to_owned()]).collect()
 }
 
-fn other(binary: &str, root: &PathBuf, id: &str) -> Args {
+fn other(binary: &str, root: &Path, id: &str) -> Args {
     let root = root.display().to_string();
     let args = ["run", "--rm", "--null-io", "--seccomp", "--runc-binary", binary, "--rootfs"];
     let args = args.map(str::to_owned).into_iter().chain([root, id.to_owned()]);
