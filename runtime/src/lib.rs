@@ -14,6 +14,9 @@ mod delete;
 mod error;
 mod exec;
 mod executor;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod kill;
 mod layout;
