@@ -54,7 +54,7 @@ impl Identity {
 }
 
 /// Field 22 of a stat line; the name before it may hold anything, also `)` and blanks.
-fn start_time(stat: &str) -> Option<u64> {
+pub(crate) fn start_time(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(START_FIELD)?.parse().ok()
 }

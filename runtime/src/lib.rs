@@ -13,6 +13,9 @@ mod create;
 mod delete;
 mod error;
 mod exec;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod init;
 mod kill;

@@ -101,6 +101,12 @@ fn check(init: &Status, own: &Status, spec: &Value, filtered: bool) -> Result<()
     Ok(())
 }
 
+/// Whether these two `status` texts prove an init process under a filter.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn proves(init: &str, own: &str, spec: &Value) -> bool {
+    check(&Status(init.to_owned()), &Status(own.to_owned()), spec, true).is_ok()
+}
+
 fn allowed(spec: &Value, set: &str) -> Result<u64, RuntimeError> {
     let names = spec.pointer("/process/capabilities").and_then(|sets| sets.get(set));
     let names = names.and_then(Value::as_array).into_iter().flatten();

@@ -20,6 +20,8 @@ mod images;
 mod leases;
 #[path = "security/policies.rs"]
 mod policies;
+#[path = "security/seccomp.rs"]
+mod seccomp;
 #[path = "security/specs.rs"]
 mod specs;
 #[path = "security/stolen.rs"]
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     all.extend(leases::cases());
     all.extend(specs::cases());
     all.extend(granted::cases());
+    all.extend(seccomp::cases());
     all.extend(images::cases());
     all.extend(policies::cases());
     all.extend(certificates::cases());

@@ -66,6 +66,9 @@ impl Ctl {
         if let Some(attempts) = submission.max_attempts {
             command.arg("--max-attempts").arg(attempts.to_string());
         }
+        if let Some(profile) = &submission.seccomp {
+            command.arg("--seccomp").arg(profile);
+        }
         command.arg(&submission.image).arg("--").args(&submission.args);
         Said::by(&mut command)
     }

@@ -24,6 +24,7 @@ pub mod lane;
 pub mod leftovers;
 pub mod mint;
 pub mod policy;
+pub mod probe;
 pub mod proc;
 pub mod raw;
 pub mod specimen;

@@ -29,6 +29,12 @@ pub const TOKEN_BYTES_MAX: usize = 4096;
 pub const LEASE_VERSION: u32 = 1;
 /// Name of the annotation that carries the token.
 pub const LEASE_ANNOTATION: &str = "nimbus.io/lease";
+/// containerd's seccomp profile: what a job gets that asks for none.
+pub const SECCOMP_DEFAULT: &str = "default";
+/// Our own, which takes away from it.
+pub const SECCOMP_STRICT: &str = "nimbus-strict";
+/// Every seccomp profile that a job may ask for.
+pub const SECCOMP_PROFILES: [&str; 2] = [SECCOMP_DEFAULT, SECCOMP_STRICT];
 /// Bytes of a heartbeat nonce.
 pub const NONCE_BYTES: usize = 16;
 

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use nimbus_api::Digest;
+use nimbus_api::lease::{SECCOMP_DEFAULT, SECCOMP_PROFILES};
 use nimbus_api::proto::control::v1::{Image, JobSpec, Resources};
 
 use crate::limits::{
@@ -64,6 +65,13 @@ pub(crate) fn check(mut spec: JobSpec) -> Result<JobSpec, FieldProblem> {
         0 => spec.max_attempts = ATTEMPTS_DEFAULT,
         1..=ATTEMPTS_MAX => {}
         found => return Err(too_large("spec.max_attempts", found, ATTEMPTS_MAX)),
+    }
+    if spec.seccomp_profile.is_empty() {
+        SECCOMP_DEFAULT.clone_into(&mut spec.seccomp_profile);
+    }
+    if !SECCOMP_PROFILES.contains(&spec.seccomp_profile.as_str()) {
+        let problem = format!("expected one of {}", SECCOMP_PROFILES.join(", "));
+        return Err(wrong("spec.seccomp_profile", problem));
     }
     Ok(spec)
 }
@@ -225,6 +233,7 @@ mod tests {
         assert_eq!(spec.resources, Some(RESOURCES_DEFAULT));
         assert_eq!(spec.image.unwrap().platform, "linux/amd64");
         assert_eq!((spec.max_attempts, spec.max_runtime_seconds), (3, 3600));
+        assert_eq!(spec.seccomp_profile, "default");
     }
 
     type Case = (&'static str, Box<dyn Fn(&mut JobSpec)>);
@@ -255,6 +264,7 @@ mod tests {
             ("spec.bundles", Box::new(|s| s.bundles = vec![vec![0; BUNDLE_BYTES_MAX + 1]])),
             ("spec.bundles", Box::new(|s| s.bundles = vec![vec![]])),
             ("spec.max_attempts", Box::new(|s| s.max_attempts = 11)),
+            ("spec.seccomp_profile", Box::new(|s| s.seccomp_profile = "unconfined".to_owned())),
             ("spec.max_runtime_seconds", Box::new(|s| s.max_runtime_seconds = u32::MAX)),
             (
                 "spec.resources.memory_bytes",

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use nimbus_api::lease::SECCOMP_PROFILES;
 
 use crate::image::ImageRef;
 use crate::units::{self, User};
@@ -115,6 +116,9 @@ pub(crate) struct SubmitArgs {
     /// Numeric user and group; the group is the user's number when it is left out
     #[arg(long, value_parser = units::user, value_name = "UID[:GID]")]
     pub(crate) user: Option<User>,
+    /// Seccomp profile: default is containerd's, nimbus-strict takes away what few jobs need
+    #[arg(long, value_name = "PROFILE", value_parser = SECCOMP_PROFILES)]
+    pub(crate) seccomp: Option<String>,
     /// Sigstore bundle that attests the image; may be given several times
     #[arg(long = "bundle", value_name = "FILE")]
     pub(crate) bundles: Vec<PathBuf>,
@@ -303,7 +307,7 @@ mod tests {
         for line in [
             "nimbusctl submit 127.0.0.1:5000/a:x -- /bin/true",
             "nimbusctl --json submit --cpu 1000m --memory 256MiB --env A=b --user 1:2 \
-             --bundle f.json --max-runtime-seconds 20 --max-attempts 2 oci:/a -- /bin/sh -c x",
+             --seccomp nimbus-strict --bundle f.json --max-runtime-seconds 20 --max-attempts 2 oci:/a -- /bin/sh -c x",
             "nimbusctl get j1 --json",
             "nimbusctl logs -f --attempt 1 j1",
             "nimbusctl attest 127.0.0.1:5000/a:x --key k --output o",
@@ -320,6 +324,7 @@ mod tests {
             "nimbusctl submit 127.0.0.1:5000/a:x",
             "nimbusctl submit busybox -- /bin/true",
             "nimbusctl submit --max-attempts 11 127.0.0.1:5000/a:x -- /bin/true",
+            "nimbusctl submit --seccomp unconfined 127.0.0.1:5000/a:x -- /bin/true",
             "nimbusctl submit --request-id 7 127.0.0.1:5000/a:x -- /bin/true",
             "nimbusctl attest 127.0.0.1:5000/a:x",
             "nimbusctl attest --key k",

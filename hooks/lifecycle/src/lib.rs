@@ -15,6 +15,9 @@ pub mod facts;
 
 mod decide;
 mod exec;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod lease;
 mod policy;

@@ -35,6 +35,11 @@ pub(crate) fn ci(workspace: &Workspace) -> Result<bool, Box<dyn Error>> {
     fuzz.arg("--target-dir").arg(workspace.target());
     run(fuzz.args(["--", "--deny", "warnings"]))?;
     clock.lap("clippy");
+    let mut replay = workspace.cargo(["test", "--locked", "--manifest-path"]);
+    replay.arg(fuzz::dir(workspace).join("Cargo.toml"));
+    replay.arg("--target-dir").arg(workspace.target());
+    run(replay.args(["--no-default-features", "--test", "replay", "--", "--nocapture"]))?;
+    clock.lap("fuzz");
     let count = test::test(workspace, &test::Args::default())?;
     clock.lap("test");
     clock.show();

@@ -4,7 +4,8 @@
 //! `tests/fuzz/artifacts/TARGET`. libFuzzer's engine by `cargo-fuzz`, without a sanitizer, so that the
 //! pinned stable toolchain does: the parsers are safe Rust, what is looked for are panics, broken
 //! promises and inputs that take too long. Targets begin with the seeds in `tests/fuzz/seeds/TARGET`
-//! and keep what they find interesting in `tests/fuzz/corpus/TARGET`.
+//! and keep what they find interesting in `tests/fuzz/corpus/TARGET`. CI replays the seeds without
+//! libFuzzer (`tests/fuzz/tests/replay.rs`), whose build takes minutes.
 
 use std::fs;
 use std::path::{Path, PathBuf};

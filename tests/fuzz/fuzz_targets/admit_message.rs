@@ -1,11 +1,4 @@
-//! Any bytes are an Admit message or an error.
+//! See `nimbus_fuzz::targets`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|data: &[u8]| {
-    use nimbus_api::proto::admit::v1::{AgentMessage, ShimMessage};
-    use prost::Message as _;
-    let _shim = ShimMessage::decode(data);
-    let _agent = AgentMessage::decode(data);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| nimbus_fuzz::targets::admit_message(data));

@@ -1,10 +1,4 @@
-//! A plan that is read is written back the same.
+//! See `nimbus_fuzz::targets`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|data: &[u8]| {
-    if let Ok(plan) = nimbus_api::plan::Plan::parse(data) {
-        assert_eq!(nimbus_api::plan::Plan::parse(&plan.to_json()).expect("our own JSON"), plan);
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| nimbus_fuzz::targets::plan(data));

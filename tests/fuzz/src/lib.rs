@@ -2,6 +2,7 @@
 //! bytes, and whatever else its first line says.
 
 pub mod image;
+pub mod targets;
 
 use std::sync::OnceLock;
 

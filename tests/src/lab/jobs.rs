@@ -29,6 +29,8 @@ pub struct Submission {
     pub max_runtime: Option<u32>,
     /// None is control's default.
     pub max_attempts: Option<u32>,
+    /// None is control's default.
+    pub seccomp: Option<String>,
 }
 
 impl Submission {

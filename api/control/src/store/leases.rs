@@ -10,7 +10,7 @@ use nimbus_api::clock::UnixSeconds;
 use nimbus_api::id::LeaseId;
 use nimbus_api::lease::{
     GpuMode, LEASE_VERSION, LeaseClaims, LeasedEgress, LeasedGpu, LeasedImage, LeasedPolicy,
-    LeasedResources, LeasedSeccomp, NONCE_BYTES, ScratchMedium,
+    LeasedResources, LeasedSeccomp, NONCE_BYTES, SECCOMP_DEFAULT, ScratchMedium,
 };
 use nimbus_api::process::ProcessIdentity;
 use nimbus_api::proto::control::v1::{JobSpec, JobState, Resources};
@@ -417,7 +417,7 @@ fn claims_for(
             log_bytes: resources.log_bytes,
         },
         gpu: LeasedGpu { mode: GpuMode::None },
-        seccomp: LeasedSeccomp { profile: "default".to_owned(), sha256: None },
+        seccomp: LeasedSeccomp { profile: seccomp_profile(&job.spec), sha256: None },
         egress: LeasedEgress::None,
         capabilities: Vec::new(),
         policy: terms.policy,
@@ -431,6 +431,12 @@ fn claims_for(
     set_times(&mut claims, &offer.nonce, terms.ttl_seconds, terms.now_ms);
     claims.start_by = start_by(&claims, terms.ttl_seconds);
     Ok(claims)
+}
+
+/// A job of an earlier version's store names none.
+fn seccomp_profile(spec: &JobSpec) -> String {
+    let named = spec.seccomp_profile.as_str();
+    if named.is_empty() { SECCOMP_DEFAULT.to_owned() } else { named.to_owned() }
 }
 
 fn set_times(claims: &mut LeaseClaims, nonce: &[u8; NONCE_BYTES], ttl_seconds: u32, now_ms: i64) {

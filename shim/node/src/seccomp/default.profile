@@ -1,7 +1,8 @@
-# Seccomp profile "default" of Nimbus, x86_64. Its SHA-256 is what a lease names.
+# Seccomp profile "default" of Nimbus: containerd's, without io_uring. Its SHA-256 is what a lease names.
 #
 # A call that is not allowed here answers EPERM; "enosys" calls, and calls newer than the table of
-# numbers, answer ENOSYS so that programs fall back; another architecture's calls kill the process.
+# numbers, answer ENOSYS so that programs fall back; 32-bit calls kill the process. A name that only
+# another architecture has means nothing here.
 #
 #   allow NAME...                          always
 #   allow NAME if ARG OP VALUE [and ...]   ARG is arg0 to arg5, its low 32 bits; OP is == or !=, or

@@ -1,13 +1,15 @@
 //! Seccomp profiles: from a name and a lease's capabilities to the BPF program of a plan.
 //!
-//! Inputs: one of our own profiles, text in this folder. Output: `sock_filter` structs for the
-//! kernel, with their hash. The program is compiled with seccompiler, in this process and not in
+//! Inputs: one of our own profiles, text in this folder: `default`, which is containerd's, and
+//! `nimbus-strict`, which takes away from it. Output: `sock_filter` structs for the kernel, with their
+//! hash. The program is compiled with seccompiler, in this process and not in
 //! the start of a job (compiling with libseccomp was the largest single cost of a start), and is
 //! put behind a short head of our own, because a seccompiler filter knows one answer besides
 //! "allow" and ours needs two: EPERM and ENOSYS.
 //!
-//! Deliberately absent: profiles that a client brings, and architectures other than x86_64 (there
-//! every profile is refused); 32-bit and foreign calls kill the process.
+//! Deliberately absent: profiles that a client brings, and architectures other than x86_64 and aarch64
+//! (there every profile is refused). Calls of another ABI: a 32-bit one kills the process, one of x32
+//! does not exist (`docs/decisions/0015-other-abis.md`).
 
 mod profile;
 mod syscalls;
@@ -16,6 +18,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use nimbus_api::lease::{SECCOMP_DEFAULT, SECCOMP_STRICT};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -24,13 +27,13 @@ use seccompiler::{
 
 pub use profile::ProfileError;
 use profile::{Condition, Profile, Rule, Test};
+use syscalls::Arch;
 
-/// Name of the profile that every job gets.
-pub const DEFAULT_PROFILE: &str = "default";
 /// Most instructions that the kernel takes (`BPF_MAXINSNS`).
 pub const INSTRUCTIONS_MAX: usize = 4096;
 
 const DEFAULT_TEXT: &str = include_str!("default.profile");
+const STRICT_TEXT: &str = include_str!("nimbus-strict.profile");
 
 /// A program for the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +42,7 @@ pub struct CompiledFilter {
     pub bytes: Vec<u8>,
     /// SHA-256 of `bytes`.
     pub sha256: Digest,
-    /// SHA-256 of the profile's text.
+    /// SHA-256 of the profile's text, for a stricter one behind the text of what it takes from.
     pub profile_sha256: Digest,
     /// How many instructions.
     pub instructions: u32,
@@ -65,45 +68,66 @@ pub enum CompileError {
 /// The program of a named profile for a lease's capabilities. The same input gives the same bytes.
 pub fn compile(profile: &str, capabilities: &[String]) -> Result<CompiledFilter, Refusal> {
     let unsupported = |found: String| Refusal::with(RefusalCode::LeaseUnsupported, found);
-    if profile != DEFAULT_PROFILE {
-        return Err(unsupported(format!("no seccomp profile {profile:?} on this node")));
-    }
-    if !cfg!(target_arch = "x86_64") {
-        return Err(unsupported("no seccomp profile for this architecture".to_owned()));
-    }
-    compile_text(DEFAULT_TEXT, capabilities)
+    let arch = Arch::native()
+        .ok_or_else(|| unsupported("no seccomp profile for this architecture".to_owned()))?;
+    let source = Source::named(profile)
+        .ok_or_else(|| unsupported(format!("no seccomp profile {profile:?} on this node")))?;
+    source
+        .compile(arch, capabilities)
         .map_err(|error| unsupported(nimbus_api::error::Chain(&error).to_string()))
 }
 
-fn compile_text(text: &str, capabilities: &[String]) -> Result<CompiledFilter, CompileError> {
-    let profile = Profile::parse(text)?;
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for rule in &profile.rules {
-        let leased = |capability: &String| capabilities.contains(capability);
-        if rule.capability.as_ref().is_none_or(leased) {
-            let chain = rules.entry(i64::from(rule.number)).or_default();
-            chain.extend(conditions_of(rule)?);
+/// The text of a profile.
+#[derive(Debug, Clone, Copy)]
+struct Source {
+    allowed: &'static str,
+    /// What is taken away.
+    less: &'static str,
+}
+
+impl Source {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            SECCOMP_DEFAULT => Some(Self { allowed: DEFAULT_TEXT, less: "" }),
+            SECCOMP_STRICT => Some(Self { allowed: DEFAULT_TEXT, less: STRICT_TEXT }),
+            _ => None,
         }
     }
-    let body: BpfProgram = SeccompFilter::new(
-        rules,
-        SeccompAction::Errno(EPERM),
-        SeccompAction::Allow,
-        TargetArch::x86_64,
-    )?
-    .try_into()?;
-    let mut program = head(&profile.enosys);
-    program.extend(body);
-    if program.len() > INSTRUCTIONS_MAX {
-        return Err(CompileError::TooLong { found: program.len() });
+
+    fn profile(self, arch: Arch) -> Result<Profile, ProfileError> {
+        Profile::parse(self.allowed, arch)?.stricter(self.less, arch)
     }
-    let bytes = to_bytes(&program);
-    Ok(CompiledFilter {
-        sha256: Digest::of(&bytes),
-        bytes,
-        profile_sha256: Digest::of(text.as_bytes()),
-        instructions: u32::try_from(program.len()).unwrap_or(u32::MAX),
-    })
+
+    fn compile(self, arch: Arch, capabilities: &[String]) -> Result<CompiledFilter, CompileError> {
+        let profile = self.profile(arch)?;
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        for rule in &profile.rules {
+            let leased = |capability: &String| capabilities.contains(capability);
+            if rule.capability.as_ref().is_none_or(leased) {
+                let chain = rules.entry(i64::from(rule.number)).or_default();
+                chain.extend(conditions_of(rule)?);
+            }
+        }
+        let target = match arch {
+            Arch::X86_64 => TargetArch::x86_64,
+            Arch::Aarch64 => TargetArch::aarch64,
+        };
+        let denied = SeccompAction::Errno(EPERM);
+        let body: BpfProgram =
+            SeccompFilter::new(rules, denied, SeccompAction::Allow, target)?.try_into()?;
+        let mut program = head(arch, &profile.enosys);
+        program.extend(body);
+        if program.len() > INSTRUCTIONS_MAX {
+            return Err(CompileError::TooLong { found: program.len() });
+        }
+        let bytes = to_bytes(&program);
+        Ok(CompiledFilter {
+            sha256: Digest::of(&bytes),
+            bytes,
+            profile_sha256: Digest::of([self.allowed, self.less].concat().as_bytes()),
+            instructions: u32::try_from(program.len()).unwrap_or(u32::MAX),
+        })
+    }
 }
 
 /// No rule at all is "always" to the compiler, so a rule without conditions adds none.
@@ -128,7 +152,7 @@ fn condition(condition: &Condition) -> Result<SeccompCondition, seccompiler::Bac
 
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
-// From <linux/bpf_common.h>, <linux/seccomp.h> and <linux/audit.h>.
+// From <linux/bpf_common.h> and <linux/seccomp.h>.
 const LOAD: u16 = 0x20;
 const JUMP_EQUAL: u16 = 0x15;
 const JUMP_GREATER_EQUAL: u16 = 0x35;
@@ -136,19 +160,18 @@ const RETURN: u16 = 0x06;
 const RET_ERRNO: u32 = 0x0005_0000;
 const NR_OFFSET: u32 = 0;
 const ARCH_OFFSET: u32 = 4;
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 
 /// ENOSYS for these numbers and for all that the table does not know (calls of the x32 ABI among
 /// them). Everything else, and every other architecture, falls through to the compiler's program,
 /// which begins with a check of the architecture.
-fn head(enosys: &[u32]) -> BpfProgram {
+fn head(arch: Arch, enosys: &[u32]) -> BpfProgram {
     let instruction = |code, jt, jf, k| sock_filter { code, jt, jf, k };
     let tests = enosys.len() + 1;
     // From the architecture test over load, tests and answer; from a test to the answer.
     let over = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
     let mut program = vec![
         instruction(LOAD, 0, 0, ARCH_OFFSET),
-        instruction(JUMP_EQUAL, 0, over(tests + 2), AUDIT_ARCH_X86_64),
+        instruction(JUMP_EQUAL, 0, over(tests + 2), arch.audit()),
         instruction(LOAD, 0, 0, NR_OFFSET),
     ];
     for (index, number) in enosys.iter().enumerate() {

@@ -52,7 +52,7 @@ pub(super) async fn admit(
     request: &CreateTaskRequest,
     log: &Log,
 ) -> Result<Grant, TaskError> {
-    let admit = message(key, request)?;
+    let admit = message(key, request, read_config(Path::new(&request.bundle))?);
     let asked = tokio::time::timeout(ADMIT_PATIENCE, ask(socket, admit)).await;
     let down = || Refusal::from(RefusalCode::NodeAgentDown);
     let (mut link, kind, fds) = match asked {
@@ -96,12 +96,17 @@ async fn ask(
     Ok((link, kind, fds))
 }
 
-fn message(key: &ContainerKey, request: &CreateTaskRequest) -> Result<Admit, Refusal> {
-    Ok(Admit {
+/// The question, in the agent's words.
+pub(crate) fn message(
+    key: &ContainerKey,
+    request: &CreateTaskRequest,
+    config_json: Vec<u8>,
+) -> Admit {
+    Admit {
         version: PROTOCOL_VERSION,
         namespace: key.namespace.to_string(),
         id: key.id.to_string(),
-        config_json: read_config(Path::new(&request.bundle))?,
+        config_json,
         rootfs: request
             .rootfs
             .iter()
@@ -117,7 +122,7 @@ fn message(key: &ContainerKey, request: &CreateTaskRequest) -> Result<Admit, Ref
         stdout: request.stdout.clone(),
         stderr: request.stderr.clone(),
         options_type: request.options.as_ref().map(|any| any.type_url.clone()).unwrap_or_default(),
-    })
+    }
 }
 
 /// The bytes of `config.json`, unparsed: the agent judges them.

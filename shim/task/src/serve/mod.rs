@@ -7,7 +7,7 @@
 //!
 //! Limits: [`IDLE_LOOK`], [`EVENTS_PATIENCE`], [`ANSWER_PAUSE`]; each connection's are ttrpc's.
 
-mod admission;
+pub(crate) mod admission;
 mod container;
 mod create;
 mod deadline;

@@ -140,6 +140,17 @@ mod tests {
     }
 
     #[test]
+    fn counts_that_overflow_together_stay_the_largest_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("workingset_refault_anon {}\nworkingset_refault_file 1\n", u64::MAX);
+        write(dir.path(), &[("memory.stat", &text)]);
+        let paths = CgroupPaths { unified: Some(dir.path().to_owned()), ..CgroupPaths::default() };
+        let any = collect(&Cgroup::new(paths), "").unwrap();
+        let found = v2::Metrics::parse_from_bytes(&any.value).unwrap();
+        assert_eq!(found.memory.workingset_refault, u64::MAX);
+    }
+
+    #[test]
     fn v1_controllers_give_v1_metrics() {
         let dir = tempfile::tempdir().unwrap();
         write(

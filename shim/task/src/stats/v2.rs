@@ -54,7 +54,7 @@ fn memory(dir: &Path) -> MemoryStat {
     // One count became two with Linux 5.9.
     let both = |name: &str| {
         let parts = ["anon", "file"].map(|part| stat.get(&format!("{name}_{part}")));
-        stat.find(name).unwrap_or_else(|| parts.iter().sum())
+        stat.find(name).unwrap_or_else(|| parts.into_iter().fold(0, u64::saturating_add))
     };
     MemoryStat {
         anon: get("anon"),

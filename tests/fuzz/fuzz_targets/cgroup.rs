@@ -1,0 +1,4 @@
+//! See `nimbus_fuzz::targets`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| nimbus_fuzz::targets::cgroup(data));
