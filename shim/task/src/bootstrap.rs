@@ -59,7 +59,8 @@ pub(crate) fn shim_cgroup() -> Result<Option<PathBuf>, ShimCgroupError> {
     in_input(&bytes)
 }
 
-fn in_input(bytes: &[u8]) -> Result<Option<PathBuf>, ShimCgroupError> {
+/// The same, of what was read.
+pub(crate) fn in_input(bytes: &[u8]) -> Result<Option<PathBuf>, ShimCgroupError> {
     let Some(options) = options(bytes) else { return Ok(None) };
     let text = options.shim_cgroup;
     if text.is_empty() {

@@ -1,7 +1,7 @@
 //! Doors for the fuzz targets: parsers of what containerd, the kernel or a tenant wrote, which nobody
 //! else outside has a use for. Each walks the road that the shim walks, and changes nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::protobuf::Message as _;
@@ -9,6 +9,7 @@ use nimbus_api::id::ContainerKey;
 use nimbus_api::proto::admit::v1::Admit;
 use nimbus_api::runtime::CgroupPaths;
 
+use crate::bootstrap;
 use crate::cgroup::{Cgroup, field};
 use crate::serve::admission;
 use crate::stats;
@@ -19,6 +20,11 @@ use crate::stdio::Target;
 pub fn create(key: &ContainerKey, data: &[u8]) -> Option<Admit> {
     let request = CreateTaskRequest::parse_from_bytes(data).ok()?;
     Some(admission::message(key, &request, Vec::new()))
+}
+
+/// The cgroup for shims in what containerd writes to `start`'s standard input.
+pub fn shim_cgroup(input: &[u8]) -> Option<PathBuf> {
+    bootstrap::in_input(input).ok().flatten()
 }
 
 /// Whether the shim would open this for output; for input when `input`.

@@ -1,5 +1,6 @@
 //! What a client of containerd asks for.
 
+use std::path::Component;
 use std::sync::OnceLock;
 
 use nimbus_api::Digest;
@@ -67,7 +68,12 @@ fn plan() -> &'static Plan {
 /// Any `CreateTaskRequest` ends in an answer. What is granted names no checkpoint, no options but
 /// runc's, one rootfs mount at most, and streams that the shim too would open: none runs a program,
 /// and a file is in the directory of this very container.
+/// What `start` is told leads to a path below a hierarchy or to none.
 pub fn options(data: &[u8]) {
+    if let Some(path) = nimbus_shim::fuzzing::shim_cgroup(data) {
+        let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+        assert!(path.is_absolute() && path.components().skip(1).all(plain), "{path:?}");
+    }
     let key = key();
     let Some(admit) = nimbus_shim::fuzzing::create(&key, data) else { return };
     let admit = Admit::decode(admit.encode_to_vec().as_slice()).expect("our own message");
