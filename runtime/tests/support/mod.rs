@@ -283,8 +283,8 @@ pub fn busybox_root(root: &Path) {
     fs::set_permissions(root.join("bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
     for applet in [
         "sh", "echo", "cat", "true", "ls", "id", "sleep", "mount", "ping", "mknod", "grep", "dd",
-        "stat", "setsid", "ip", "pwd", "env", "umount", "touch", "stty", "tty", "readlink",
-        "mkfifo", "rm", "chmod",
+        "stat", "setsid", "ip", "pwd", "env", "umount", "touch", "chmod", "chown", "readlink",
+        "hostname", "stty", "tty", "mkfifo", "rm", "test", "mkdir",
     ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
