@@ -1,7 +1,7 @@
 //! Create: from a plan and its descriptors to an init process that waits, proven to be contained.
 //!
 //! Order: the directory, locked; the record; then effects. This process makes everything that needs
-//! the host's view (the root, cgroups, `/dev`), lets a copy of itself be born in the container's
+//! the host's view (cgroups, a filled `/dev`), lets a copy of itself be born in the container's
 //! namespaces ([`crate::init`]), waits until it is ready, and looks at it from outside. Whatever fails,
 //! and also a panic or the deadline, undoes everything before it is answered. A kill at any instruction
 //! leaves the record, from which Delete does the same.
@@ -10,13 +10,12 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use nimbus_api::RefusalCode;
 use nimbus_api::lease::LeasedResources;
 use nimbus_api::plan::DeviceRule;
 use nimbus_api::runtime::CgroupPaths;
-use rustix::fs::{CWD, Mode, mkdirat};
+use rustix::fs::Mode;
 use serde_json::Value;
 
 use crate::cgroup::hierarchy::{CgroupsPath, Hierarchies, dirs};
@@ -35,6 +34,7 @@ use crate::process::program::give_pipes;
 use crate::process::{Becoming, Gate};
 use crate::proof::Proven;
 use crate::record::Record;
+use crate::rootfs::Root;
 use crate::spec::model::Spec;
 use crate::spec::{self, options};
 use crate::sys::fork::{Fork, Forked, Kin, fork};
@@ -45,15 +45,6 @@ use crate::{delete, proof, report, rootfs};
 
 /// What mounts and cgroups are made with.
 const MAKING_UMASK: Mode = Mode::from_raw_mode(0o022);
-
-/// Where the root comes from.
-#[derive(Debug)]
-pub(crate) enum Root {
-    /// An overlay of these, lowest first, with scratch space of this many bytes.
-    Layers { layers: Vec<OwnedFd>, scratch_bytes: u64 },
-    /// A directory as it is. Only the development command line does this.
-    Directory(String),
-}
 
 /// What is to be made.
 #[derive(Debug)]
@@ -118,12 +109,7 @@ fn undone(layout: &Layout, record: &Record, error: RuntimeError) -> RuntimeError
     } else {
         error
     };
-    let undo = || {
-        rustix::process::chdir("/").doing("leave the container's directory")?;
-        rootfs::disassemble(layout);
-        delete::erase(layout, record)
-    };
-    match undo() {
+    match delete::erase(layout, record) {
         Ok(()) => error,
         Err(left) => {
             let (error, left) = (error.refusal(), left.refusal());
@@ -152,11 +138,10 @@ fn attempt(
     let wanted = spec::wanted(process)?;
     let credentials = Credentials::wished(&process.user, &process.capabilities)?;
     let namespaces = Namespaces::open(&spec.linux.namespaces)?;
-    rootfs::leave_host_mounts()?;
     if let Some(stdio) = &job.stdio {
         give_pipes(stdio, process.user.uid, process.user.gid)?;
     }
-    make_root(layout, job.root, &process.cwd)?;
+    rootfs::make_mount_points(layout)?;
     let leased = job.devices.as_deref();
     let born = make_cgroups(hosts, &record, spec, leased)?;
     let kit = Kit::make(leased.map(devices::not_leased).transpose()?)?;
@@ -178,6 +163,7 @@ fn attempt(
             let init = Init {
                 layout,
                 spec,
+                root: &job.root,
                 read_only: job.read_only,
                 hosts,
                 cgroup: &record.cgroup,
@@ -189,7 +175,7 @@ fn attempt(
             init.live(inside, Next { becoming, stdio: job.stdio, gate })
         }
     };
-    drop((inside, gate, job.stdio, dev));
+    drop((inside, gate, job.stdio, job.root, dev));
     if let Some(limits) = &job.limits {
         limits::check(&record.cgroup, limits)?;
     }
@@ -201,18 +187,6 @@ fn attempt(
     let proven = proof::init(pid, &job.spec, job.program.is_some(), hosts, &record.cgroup)?;
     record.write(layout)?;
     Ok((proven, terminal))
-}
-
-fn make_root(layout: &Layout, root: Root, cwd: &str) -> Result<(), RuntimeError> {
-    mkdirat(CWD, layout.kit(), Mode::RWXU).doing("make a mount point")?;
-    match root {
-        Root::Layers { layers, scratch_bytes } => {
-            let root = rootfs::assemble(layout, layers, scratch_bytes)?;
-            rootfs::make_directory(&root, cwd);
-            Ok(())
-        }
-        Root::Directory(path) => rootfs::bind(layout, Path::new(&path)),
-    }
 }
 
 /// Makes cgroups with their limits and devices. Gives back where the init process is to be born.

@@ -32,6 +32,7 @@ use crate::mounts::{attach, bind, cgroup, filesystem, mask};
 use crate::namespaces::Namespaces;
 use crate::process::channel::Inside;
 use crate::process::{Becoming, Gate};
+use crate::rootfs::{self, Root};
 use crate::spec::model::{Mount, NamespaceKind, Spec};
 use crate::spec::options::{self, Options};
 use crate::sys::mount::{Change, change};
@@ -50,6 +51,7 @@ const DOMAIN_NAME: &str = "kernel.domainname";
 pub(crate) struct Init<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) spec: &'a Spec,
+    pub(crate) root: &'a Root,
     pub(crate) read_only: bool,
     pub(crate) hosts: &'a Hierarchies,
     pub(crate) cgroup: &'a CgroupPaths,
@@ -113,11 +115,11 @@ impl Init<'_> {
     /// Puts everything on the root, which is given back.
     fn mount(&self) -> Result<OwnedFd, RuntimeError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // Opened again: the descriptors of the process that made us are of its mount namespace. The
-        // directories above are root's alone.
+        // The directories above are root's alone.
+        rootfs::keep_from_host()?;
         let kit = open(self.layout.kit(), flags, Mode::empty()).doing("open a mount point")?;
         self.kit.attach(&kit)?;
-        let root = open(self.layout.rootfs(), flags, Mode::empty()).doing("open the root")?;
+        let root = rootfs::assemble(self.layout, self.root, &self.spec.process.cwd)?;
         let mut procfs = None;
         for (number, mount) in self.spec.mounts.iter().enumerate() {
             let made = self.mount_one(&root, number, mount)?;

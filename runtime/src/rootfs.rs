@@ -1,5 +1,5 @@
-//! The root of a container: an overlay of measured layers under a fresh upper, in a mount namespace
-//! of this process's own. Nothing is mounted in the host's.
+//! The root of a container: an overlay of measured layers under a fresh upper, in the container's own
+//! mount namespace. Nothing is mounted in the host's.
 //!
 //! Layers come as detached mounts, lowest first, and are attached read-only. The upper is a tmpfs of
 //! the leased size whose pages count in the job's memory. What is mounted on the merged tree is
@@ -14,8 +14,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fchmod, mkdirat, openat2};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount, mount_change,
-    mount_remount, move_mount, unmount,
+    MountFlags, MountPropagationFlags, MoveMountFlags, mount, mount_change, mount_remount,
+    move_mount,
 };
 use rustix::process::{chdir, fchdir};
 
@@ -35,23 +35,52 @@ const PASSWD_BYTES_MAX: u64 = 1 << 20;
 const OVERLAY_FIXED: &str = "index=off,metacopy=off,redirect_dir=nofollow";
 const TREE_MODE: Mode = Mode::from_raw_mode(0o755);
 
-/// Moves this process into a mount namespace of its own that tells the host's nothing.
-pub(crate) fn leave_host_mounts() -> Result<(), RuntimeError> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
-        .doing("leave the host's mount namespace")?;
+/// Where the root comes from.
+#[derive(Debug)]
+pub(crate) enum Root {
+    /// An overlay of these, lowest first, with scratch space of this many bytes.
+    Layers { layers: Vec<OwnedFd>, scratch_bytes: u64 },
+    /// A directory as it is. Only the development command line does this.
+    Directory(String),
+}
+
+/// Makes the directories that are mounted on; the host sees them, and sees them empty.
+pub(crate) fn make_mount_points(layout: &Layout) -> Result<(), RuntimeError> {
+    for dir in [layout.rootfs(), layout.stage(), layout.kit()] {
+        mkdirat(CWD, &dir, Mode::RWXU).doing("make a mount point")?;
+    }
+    Ok(())
+}
+
+/// Lets this process's mount namespace, a fresh one, tell the host's nothing.
+pub(crate) fn keep_from_host() -> Result<(), RuntimeError> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).doing("make all mounts private")
 }
 
-/// Puts the root together and gives it back opened.
-pub(crate) fn assemble(
-    layout: &Layout,
-    layers: Vec<OwnedFd>,
-    scratch_bytes: u64,
-) -> Result<OwnedFd, RuntimeError> {
-    for dir in [layout.rootfs(), layout.stage()] {
-        mkdirat(CWD, &dir, Mode::RWXU).doing("make a mount point")?;
+/// Puts the root together and gives it back opened. A working directory that a plan names and its image
+/// has not is made.
+pub(crate) fn assemble(layout: &Layout, root: &Root, cwd: &str) -> Result<OwnedFd, RuntimeError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = || rustix::fs::open(layout.rootfs(), flags, Mode::empty()).doing("open the root");
+    match root {
+        Root::Directory(path) => {
+            let options = Options { recursive: true, ..Options::default() };
+            let (clone, _directory) = bind::clone(Path::new(path), &options)?;
+            attach(clone, open()?).doing("mount the root")?;
+            open()
+        }
+        Root::Layers { layers, scratch_bytes } => {
+            stack(layout, layers, *scratch_bytes)?;
+            let root = open()?;
+            // What is there already stays; whether it is a directory shows when it is entered.
+            drop(open_or_make(&root, cwd, Kind::Directory));
+            Ok(root)
+        }
     }
+}
+
+fn stack(layout: &Layout, layers: &[OwnedFd], scratch_bytes: u64) -> Result<(), RuntimeError> {
     let inodes = (scratch_bytes / SCRATCH_BYTES_PER_INODE).max(SCRATCH_INODES_MIN);
     let options = data(format!("mode=0700,size={scratch_bytes},nr_inodes={inodes}"))?;
     let closed = MountFlags::NOSUID | MountFlags::NODEV;
@@ -64,15 +93,13 @@ pub(crate) fn assemble(
     fchdir(&stage).doing("enter the scratch space")?;
     let mounted = overlay(layers, &layout.rootfs());
     chdir("/").doing("leave the scratch space")?;
-    mounted?;
-    let root = rustix::fs::open(layout.rootfs(), flags, Mode::empty()).doing("open the root")?;
-    Ok(root)
+    mounted
 }
 
 /// Runs in the scratch space.
-fn overlay(layers: Vec<OwnedFd>, root: &Path) -> Result<(), RuntimeError> {
+fn overlay(layers: &[OwnedFd], root: &Path) -> Result<(), RuntimeError> {
     let mut lower = String::new();
-    for (at, layer) in layers.into_iter().enumerate() {
+    for (at, layer) in layers.iter().enumerate() {
         let name = at.to_string();
         mkdirat(CWD, &name, Mode::RWXU).doing("make a layer's mount point")?;
         let from_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
@@ -102,21 +129,6 @@ fn data(text: String) -> Result<CString, RuntimeError> {
     CString::new(text).map_err(std::io::Error::from).doing("write mount options")
 }
 
-/// Makes a directory of the root where there is nothing, as images expect of their working directory.
-/// What is there already stays; whether it is a directory shows when it is entered.
-pub(crate) fn make_directory(root: &OwnedFd, path: &str) {
-    drop(open_or_make(root, path, Kind::Directory));
-}
-
-/// Makes a directory of this host's the root, with what is mounted below it.
-pub(crate) fn bind(layout: &Layout, path: &Path) -> Result<(), RuntimeError> {
-    mkdirat(CWD, layout.rootfs(), Mode::RWXU).doing("make a mount point")?;
-    let (root, _directory) = bind::clone(path, &Options { recursive: true, ..Options::default() })?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let place = rustix::fs::open(layout.rootfs(), flags, Mode::empty()).doing("open the root")?;
-    attach(root, place).doing("mount the root")
-}
-
 /// Home directory of a user by the root's own `/etc/passwd`, `/` when it says nothing.
 ///
 /// The C library would load the image's own NSS modules for an answer.
@@ -142,15 +154,6 @@ fn home_in(passwd: &str, uid: u32) -> Option<String> {
         (home.starts_with('/') && !home.contains(char::is_control)).then(|| home.to_owned())
     };
     passwd.lines().find_map(fields)
-}
-
-/// Unmounts what this process has mounted, as far as it has come, so that the mount points can be
-/// removed from here too.
-pub(crate) fn disassemble(layout: &Layout) {
-    for dir in [layout.rootfs(), layout.stage()] {
-        // Not mounted, or never made: nothing to undo.
-        unmount(dir, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).unwrap_or_default();
-    }
 }
 
 #[cfg(test)]

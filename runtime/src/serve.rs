@@ -20,9 +20,10 @@ use nimbus_api::{Digest, RefusalCode};
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Signal};
 
-use crate::create::{Job, Root, create};
+use crate::create::{Job, create};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
+use crate::rootfs::Root;
 use crate::sys::fork::Kin;
 use crate::sys::seccomp::{INSTRUCTION_BYTES, INSTRUCTIONS_MAX, Program};
 use crate::sys::{fd, seal, signal};

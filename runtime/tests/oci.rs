@@ -9,8 +9,12 @@
 mod support;
 
 use std::fs;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Output, Stdio};
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use serde_json::{Value, json};
 use support::{busybox_root, cgroups_named, deny_keyctl};
 
@@ -146,4 +150,127 @@ fn one_more_process_runs_in_a_container_and_its_exit_status_is_told() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "0\nSeccomp:\t2\n");
     assert!(bundle.kill("KILL").status.success());
     assert!(bundle.oci(&["delete", "-f"]).status.success(), "{}", bundle.log());
+}
+
+/// A terminal's other end, as whoever listens at a console socket gets it.
+fn accept_terminal(listener: &UnixListener) -> fs::File {
+    let (socket, _) = listener.accept().unwrap();
+    let mut bytes = [0; 64];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags).unwrap();
+    let mut terminal = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+            terminal = fds.next();
+        }
+    }
+    terminal.unwrap().into()
+}
+
+#[test]
+fn a_terminal_is_the_containers_own_and_its_console() {
+    let script = "tty; test -t 2 && echo yes; stat -c %t /dev/console /dev/pts/0; stty size";
+    let bundle = Bundle::new("terminal", script);
+    bundle.configure(
+        |spec| {
+            spec["process"]["terminal"] = true.into();
+            spec["process"]["consoleSize"] = json!({"height": 33, "width": 99});
+        },
+        script,
+    );
+    let without = bundle.oci(&["create", "-b", &bundle.path("")]);
+    assert!(!without.status.success());
+    assert!(cgroups_named(&bundle.id).is_empty());
+    let socket = bundle.path("console");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let args = ["create", "-b", &bundle.path(""), "--console-socket", &socket];
+    assert!(bundle.oci(&args).status.success(), "{}", bundle.log());
+    let mut terminal = accept_terminal(&listener);
+    assert!(bundle.oci(&["start"]).status.success(), "{}", bundle.log());
+    let mut out = Vec::new();
+    // The end of the last process on it is EIO.
+    let _end = io::copy(&mut terminal, &mut out);
+    let out = String::from_utf8_lossy(&out).replace("\r\n", "\n");
+    assert!(bundle.oci(&["delete", "-f"]).status.success(), "{}", bundle.log());
+    assert_eq!(out, "/dev/pts/0\nyes\n88\n88\n33 99\n");
+}
+
+#[test]
+fn a_bundle_gets_the_mounts_devices_and_namespaces_that_it_asks_for() {
+    let script = "cat /data/file; echo x > /data/file || echo ro; cat /one; \
+        stat -c %t:%T:%a:%u /dev/odd/fuse; cat /sys/fs/cgroup/pids/pids.max; \
+        mkdir /sys/fs/cgroup/pids/x || echo ro; readlink /proc/self/ns/net; hostname; \
+        cat /proc/sys/kernel/domainname; ulimit -n; grep Cap[IA] /proc/self/status";
+    let bundle = Bundle::new("asks", script);
+    fs::create_dir(bundle.path("data")).unwrap();
+    fs::write(bundle.path("data/file"), "data\n").unwrap();
+    fs::write(bundle.path("one"), "one\n").unwrap();
+    let change = |spec: &mut Value| {
+        let mounts = spec["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({"destination": "/sys", "type": "sysfs", "options": ["ro"]}));
+        mounts.push(
+            json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro", "nosuid"]}),
+        );
+        // Relative to the bundle.
+        mounts.push(json!({"destination": "/data", "source": "data", "options": ["rbind", "ro"]}));
+        mounts.push(
+            json!({"destination": "/one", "type": "bind", "source": "one", "options": ["bind"]}),
+        );
+        spec["linux"]["devices"] = json!([{"path": "/dev/odd/fuse", "type": "c", "major": 10,
+            "minor": 229, "fileMode": 0o640, "uid": 7}]);
+        spec["linux"]["resources"] = json!({"pids": {"limit": 21}, "devices": [
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rw"}]});
+        spec["linux"]["namespaces"][4]["path"] = "/proc/self/ns/net".into();
+        spec["hostname"] = "odd".into();
+        spec["domainname"] = "domain".into();
+        spec["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 55, "hard": 66}]);
+        let caps = json!(["CAP_KILL"]);
+        spec["process"]["capabilities"] = json!({"bounding": caps, "permitted": caps,
+            "effective": caps, "inheritable": caps, "ambient": ["CAP_KILL", "CAP_CHOWN"]});
+    };
+    bundle.configure(change, script);
+    let output = bundle.oci(&["run", "-b", &bundle.path("")]);
+    let net = fs::read_link("/proc/self/ns/net").unwrap();
+    let wanted = format!(
+        "data\nro\none\na:e5:640:7\n21\nro\n{}\nodd\ndomain\n55\n\
+         CapInh:\t0000000000000020\nCapAmb:\t0000000000000020\n",
+        net.display()
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), wanted, "{}", bundle.log());
+    assert_eq!(fs::read_to_string(bundle.path("data/file")).unwrap(), "data\n");
+}
+
+/// What runc's users have.
+#[test]
+fn a_bundle_as_runc_specifies_it_runs() {
+    let bundle = Bundle::new("runc", "");
+    fs::remove_file(bundle.path("config.json")).unwrap();
+    let made = Command::new("runc").arg("spec").current_dir(bundle.path("")).status().unwrap();
+    assert!(made.success());
+    let text = fs::read_to_string(bundle.path("config.json")).unwrap();
+    let mut spec: Value = serde_json::from_str(&text).unwrap();
+    spec["process"]["terminal"] = false.into();
+    spec["process"]["args"] =
+        json!(["/bin/sh", "-c", "hostname; touch /x || echo ro; ls /sys/fs/cgroup/pids"]);
+    fs::write(bundle.path("config.json"), spec.to_string()).unwrap();
+    let output = bundle.oci(&["run", "-b", &bundle.path("")]);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(out.starts_with("runc\nro\n") && out.contains("pids.max"), "{out} {}", bundle.log());
+    for (pointer, value) in [
+        ("/hooks", json!({"prestart": [{"path": "/bin/true"}]})),
+        ("/linux/intelRdt", json!({"closID": "x"})),
+        ("/process/selinuxLabel", json!("x")),
+        ("/strange", json!(1)),
+    ] {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let mut spec = spec.clone();
+        spec.pointer_mut(parent).unwrap()[key] = value;
+        fs::write(bundle.path("config.json"), spec.to_string()).unwrap();
+        let output = bundle.oci(&["run", "-b", &bundle.path("")]);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{pointer}");
+        assert!(cgroups_named(&bundle.id).is_empty());
+    }
 }

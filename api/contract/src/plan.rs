@@ -39,7 +39,7 @@ pub struct Plan {
     /// The projected OCI runtime specification: made field by field, never copied (rule 3). It has no
     /// `linux.seccomp`, no `linux.devices` and no device rules: those are below.
     pub spec: Value,
-    /// The filter, loaded by us and not by libcontainer (rule 5).
+    /// The filter, loaded by the runtime (rule 5).
     pub seccomp: PlanSeccomp,
     /// The whole device allow-list; everything else is denied.
     pub devices: Vec<DeviceRule>,

@@ -49,7 +49,7 @@ pub(crate) struct Access {
     kind: Option<i32>,
     major: Option<u32>,
     minor: Option<u32>,
-    access: i32,
+    mask: i32,
 }
 
 impl Access {
@@ -67,9 +67,9 @@ impl Access {
             "*" => Some(None),
             text => text.parse().ok().map(Some),
         };
-        let mut access = 0;
+        let mut mask = 0;
         for letter in words.next()?.chars() {
-            access |= match letter {
+            mask |= match letter {
                 'r' => ACCESS_READ,
                 'w' => ACCESS_WRITE,
                 'm' => ACCESS_MAKE,
@@ -77,7 +77,7 @@ impl Access {
             };
         }
         let (major, minor) = (number(major)?, number(minor)?);
-        words.next().is_none().then_some(Self { allow, kind, major, minor, access })
+        words.next().is_none().then_some(Self { allow, kind, major, minor, mask })
     }
 
     /// Its block; a condition that is not met jumps behind it.
@@ -89,7 +89,7 @@ impl Access {
         ];
         let conditions: Vec<(u8, i32)> = numbers.into_iter().flatten().collect();
         // An allowing rule must cover all that is asked, a denying one any of it.
-        let mask = if self.allow { !self.access } else { self.access };
+        let mask = if self.allow { !self.mask } else { self.mask };
         let jump = if self.allow { JUMP_UNLESS_EQUAL } else { JUMP_IF_EQUAL };
         let tail = [
             op(MOVE_REGISTER, RESULT, ACCESS, 0, 0),

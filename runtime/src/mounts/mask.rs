@@ -48,8 +48,6 @@ pub(crate) fn hide(root: &OwnedFd, kit: &Kit, paths: &[String]) -> Result<(), Ru
 fn find(root: &OwnedFd, path: &str) -> Result<Option<OwnedFd>, RuntimeError> {
     match place::open(root, path, OFlags::empty()) {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        // A loop of links leads nowhere for the container as well.
-        Err(Errno::LOOP) => Ok(None),
         opened => opened.map(Some).doing(format_args!("open {path} of the root")),
     }
 }

@@ -26,14 +26,15 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::{Value, json};
 
 use self::args::{Args, Verb};
-use crate::create::{Created, Job, Root, create};
+use crate::create::{Created, Job, create};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
 use crate::record::Record;
+use crate::rootfs::Root;
 use crate::sys::fork::Kin;
 use crate::sys::seal;
 use crate::sys::seccomp::Program;
-use crate::{delete, kill, rootfs, start};
+use crate::{delete, kill, start};
 
 const CONFIG_BYTES_MAX: usize = 1 << 20;
 const EXIT_FAILED: u8 = 1;
@@ -124,8 +125,6 @@ fn run_to_end(layout: &Layout, created: &Created) -> Result<u8, RuntimeError> {
         Ok(()) => wait_for(created.pid),
         Err(_) => Ok(EXIT_FAILED),
     };
-    // Mounted in this process's own namespace, where it would be in the way.
-    rootfs::disassemble(layout);
     delete::delete(layout)?;
     started?;
     ended

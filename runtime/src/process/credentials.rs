@@ -94,7 +94,9 @@ impl Credentials {
         )?;
         set_keep_capabilities(false)?;
         clear_ambient_capability_set()?;
-        for bit in (0..CAPABILITY_BITS).filter(|bit| self.sets.ambient & (1 << bit) != 0) {
+        // The kernel refuses others; `runc spec` asks for some all the same, and gets none.
+        let ambient = self.sets.ambient & self.sets.inheritable & self.sets.permitted;
+        for bit in (0..CAPABILITY_BITS).filter(|bit| ambient & (1 << bit) != 0) {
             configure_capability_in_ambient_set(set(1 << bit), true)?;
         }
         Ok(())

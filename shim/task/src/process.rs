@@ -17,7 +17,7 @@ use rustix::process::{
 };
 use tokio::net::unix::pipe;
 
-/// `__WALL`: children without an exit signal too, which is what libcontainer makes of an init.
+/// `__WALL`: children without an exit signal too.
 const WALL: WaitIdOptions = WaitIdOptions::from_bits_retain(0x4000_0000);
 /// Between two looks at a process whose descriptor says that it ended and whose status says not.
 const REAP_PAUSE: Duration = Duration::from_millis(5);
