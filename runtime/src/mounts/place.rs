@@ -10,9 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nimbus_api::RefusalCode;
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, chmodat, mkdirat, mknodat, openat2,
-};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, mkdirat, mknodat, openat2};
 use rustix::io::Errno;
 
 use crate::error::{Doing as _, RuntimeError};
@@ -116,17 +114,11 @@ fn not_usable(path: &str, error: Errno) -> RuntimeError {
     RuntimeError::Io { doing: format!("open {path} of the root"), source: error.into() }
 }
 
+/// The umask is that of whoever makes containers. There is no chmod: it would follow a link that has
+/// taken the new directory's place meanwhile, with this process's root.
 fn make(dir: &OwnedFd, name: &OsStr, kind: Kind) -> rustix::io::Result<()> {
     match kind {
-        Kind::Directory => {
-            mkdirat(dir, name, DIRECTORY_MODE)?;
-            // Whatever our umask. Follows a link that has taken its place meanwhile no further than
-            // to the mode of what somebody else owns on this root: `dir` is below it.
-            chmodat(dir, name, DIRECTORY_MODE, AtFlags::empty()).or_else(|error| match error {
-                Errno::NOENT | Errno::LOOP => Ok(()),
-                other => Err(other),
-            })
-        }
+        Kind::Directory => mkdirat(dir, name, DIRECTORY_MODE),
         Kind::File => mknodat(dir, name, FileType::RegularFile, FILE_MODE, 0),
     }
 }

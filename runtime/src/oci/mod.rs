@@ -21,6 +21,7 @@ use nimbus_api::RefusalCode;
 use nimbus_api::error::Chain;
 use nimbus_api::id::ContainerKey;
 use nimbus_api::strict_json::{self, Limits};
+use rustix::fs::OFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use serde_json::{Value, json};
@@ -149,6 +150,10 @@ fn send_terminal(created: &Created, socket: Option<&Path>) -> Result<(), Runtime
         (Some(_), None) => return Err(failed("a terminal needs a --console-socket")),
         (None, Some(_)) => return Err(failed("a --console-socket came without a terminal")),
     };
+    // Made for one who polls; who listens here expects to wait, as with runc's.
+    rustix::fs::fcntl_getfl(terminal)
+        .and_then(|flags| rustix::fs::fcntl_setfl(terminal, flags - OFlags::NONBLOCK))
+        .doing("let readers of the terminal wait")?;
     let socket = UnixStream::connect(socket).doing("connect to the console socket")?;
     let fds = [terminal.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
