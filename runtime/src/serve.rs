@@ -19,6 +19,7 @@ use nimbus_api::strict_json::{self, Limits};
 use nimbus_api::{Digest, RefusalCode};
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Signal};
+use serde_json::Value;
 
 use crate::create::{Job, create};
 use crate::error::{Doing as _, RuntimeError};
@@ -34,8 +35,8 @@ const REQUEST_BYTES_MAX: usize = PLAN_BYTES_MAX + (64 << 10);
 /// Seconds for a request to arrive and for its verb. After them blocked calls are interrupted, and
 /// what was begun is undone.
 const DEADLINE_SECONDS: u32 = 30;
-/// Descriptors of Create that are no layers: the filter, stdin, stdout, stderr.
-const FDS_BESIDE_LAYERS: usize = 4;
+/// Standard descriptors, of which a process with a terminal gets none.
+const STDIO: usize = 3;
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,7 +126,8 @@ fn answer(frame: Frame) -> Result<Answer, RuntimeError> {
                 return Err(invalid("the plan is for another container".into()));
             }
             let created = create(&layout, job(*plan, frame.fds)?)?;
-            return Ok((RuntimeReply::Created { pid: created.pid, cgroup: created.cgroup }, None));
+            let reply = RuntimeReply::Created { pid: created.pid, cgroup: created.cgroup };
+            return Ok((reply, created.terminal));
         }
         RuntimeVerb::Exec(request) => {
             let executed = exec::exec(&layout, one_more(*request, frame.fds)?)?;
@@ -167,7 +169,9 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
         return Err(invalid(format!("found plan version {}", plan.version)));
     }
     let layers = plan.rootfs.layers.len();
-    if layers == 0 || layers > LAYERS_MAX || fds.len() != layers + FDS_BESIDE_LAYERS {
+    let terminal = plan.spec.pointer("/process/terminal").and_then(Value::as_bool) == Some(true);
+    let stdio = if terminal { 0 } else { STDIO };
+    if layers == 0 || layers > LAYERS_MAX || fds.len() != layers + 1 + stdio {
         let detail = format!("{} descriptors came with a plan of {layers} layers", fds.len());
         return Err(invalid(detail));
     }
@@ -175,10 +179,7 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
     let mut fds = fds.into_iter();
     let program = fds.next().map(|memfd| read_program(memfd, &plan.seccomp)).transpose()?;
     let layers = fds.by_ref().take(layers).collect();
-    let stdio: [OwnedFd; 3] = fds
-        .collect::<Vec<_>>()
-        .try_into()
-        .map_err(|_other| invalid("stdin, stdout and stderr did not come".into()))?;
+    let stdio = fds.collect::<Vec<_>>().try_into().ok();
     Ok(Job {
         spec: plan.spec,
         root: Root::Layers { layers, scratch_bytes: plan.rootfs.scratch_bytes },
@@ -186,7 +187,7 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
         devices: Some(plan.devices),
         limits: Some(plan.resources),
         program,
-        stdio: Some(stdio),
+        stdio,
         kin: Kin::Sibling,
     })
 }

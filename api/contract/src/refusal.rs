@@ -218,7 +218,7 @@ refusals! {
     /// output or input would go where no job's may go
     SpecStdioForbidden => "spec.stdio_forbidden", Permission, "output or input would go where no job's may go", "use fifos or files below the node's log root";
     /// terminals are not supported
-    SpecTerminalUnsupported => "spec.terminal_unsupported", Precondition, "terminals are not supported", "run without a terminal";
+    SpecTerminalMismatch => "spec.terminal_mismatch", Invalid, "the client and the specification do not agree about a terminal", "ask for a terminal in both or in neither";
     /// the specification asks for more resources than the lease grants
     SpecResourcesForbidden => "spec.resources_forbidden", Permission, "the specification asks for more resources than the lease grants", "ask for them when submitting";
     /// the specification adds a device that the lease does not name

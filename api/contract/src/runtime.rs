@@ -43,8 +43,8 @@ pub struct RuntimeRequest {
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum RuntimeVerb {
     /// Make it, up to just before its program runs. Descriptors that come along, in this order: the
-    /// seccomp program, one detached mount a layer (lowest first), stdin, stdout, stderr. The init
-    /// process becomes the *caller's* child.
+    /// seccomp program, one detached mount a layer (lowest first) and, unless it gets a terminal, stdin,
+    /// stdout, stderr. The init process becomes the *caller's* child.
     Create(Box<Plan>),
     /// Run its program.
     Start,
@@ -157,7 +157,7 @@ pub struct TerminalSize {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum RuntimeReply {
-    /// The container waits for Start.
+    /// The container waits for Start. When it has a terminal, that terminal's other end comes along.
     Created {
         /// Its init, in the caller's pid namespace.
         pid: i32,

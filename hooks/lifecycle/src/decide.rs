@@ -19,6 +19,12 @@ pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
     let lease = authority.lease;
     task::check(&facts.task, &facts.node, &facts.container)?;
     let judged = spec::judge(&facts.task.config_json, &facts.container, &lease.claims)?;
+    if facts.task.terminal != judged.terminal.is_some() {
+        let asks = |yes| if yes { "asks for one" } else { "asks for none" };
+        let (client, specification) = (asks(facts.task.terminal), asks(judged.terminal.is_some()));
+        let found = format!("the client {client}, the specification {specification}");
+        return Err(Refusal::with(RefusalCode::SpecTerminalMismatch, found));
+    }
     let image = image::check(&facts.image, authority.image, &facts.node.platform)?;
     let granted = policy::check(facts, image, lease.claims.policy.as_ref())?;
     let filter = seccomp::check(&facts.seccomp, &lease.claims.seccomp)?;

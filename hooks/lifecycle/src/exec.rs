@@ -9,7 +9,7 @@
 //! Deliberately absent: which command. Whoever may exec has the containerd socket.
 
 use nimbus_api::plan::Plan;
-use nimbus_api::runtime::{ExecProcess, TerminalSize};
+use nimbus_api::runtime::ExecProcess;
 use nimbus_api::{Refusal, RefusalCode};
 use serde_json::Value;
 
@@ -39,15 +39,6 @@ pub fn exec(plan: &Plan, process_json: &[u8], terminal: bool) -> Result<ExecProc
         nofile: judged.nofile,
         oom_score_adj: i32::try_from(oom_score_adj)
             .map_err(|_range| Refusal::with(RefusalCode::NodeInternal, "the plan's oomScoreAdj"))?,
-        terminal: terminal.then(|| size(given.console_size)),
+        terminal: terminal.then(|| process::size(given.console_size)),
     })
-}
-
-/// A size that no terminal has is one that is not known.
-fn size(given: Option<raw::ConsoleSize>) -> TerminalSize {
-    let known = given.and_then(|size| {
-        let rows = u16::try_from(size.height).ok()?;
-        Some(TerminalSize { rows, columns: u16::try_from(size.width).ok()? })
-    });
-    known.unwrap_or_default()
 }

@@ -7,6 +7,7 @@ pub(crate) mod masks;
 
 use nimbus_api::lease::LeasedResources;
 use nimbus_api::plan::{DeviceKind, DeviceRule};
+use nimbus_api::runtime::TerminalSize;
 use serde_json::{Map, Value, json};
 
 use crate::spec::{Judged, STANDARD_MOUNTS};
@@ -56,7 +57,10 @@ fn process(judged: &Judged) -> Value {
     }
     let mut process = Map::new();
     let mut put = |name: &str, value: Value| process.insert(name.to_owned(), value);
-    put("terminal", false.into());
+    put("terminal", judged.terminal.is_some().into());
+    if let Some(size) = judged.terminal.filter(|size| *size != TerminalSize::default()) {
+        put("consoleSize", json!({ "height": size.rows, "width": size.columns }));
+    }
     put("user", user.into());
     put("args", identity.args.clone().into());
     put("env", identity.env.clone().into());

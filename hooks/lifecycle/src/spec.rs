@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use nimbus_api::id::ContainerKey;
 use nimbus_api::lease::LeaseClaims;
 use nimbus_api::process::ProcessIdentity;
-use nimbus_api::runtime::OpenFiles;
+use nimbus_api::runtime::{OpenFiles, TerminalSize};
 use nimbus_api::strict_json::{self, Limits, StrictJsonError};
 use nimbus_api::{Refusal, RefusalCode};
 use serde::de::DeserializeOwned;
@@ -33,6 +33,8 @@ const HOSTNAME_BYTES_MAX: usize = 64;
 pub(crate) struct Judged {
     pub(crate) process: ProcessIdentity,
     pub(crate) umask: Option<u32>,
+    /// The terminal that its process gets, if any.
+    pub(crate) terminal: Option<TerminalSize>,
     pub(crate) nofile: OpenFiles,
     /// Sorted, without repetition: what both the lease and the specification name.
     pub(crate) capabilities: Vec<String>,
@@ -95,9 +97,6 @@ pub(crate) fn judge(
     check_root(&root.path)?;
 
     let mut tightened = Tightened::default();
-    if process.terminal {
-        return Err(RefusalCode::SpecTerminalUnsupported.into());
-    }
     let kernel = linux::judge(&linux, container, &mut tightened)?;
     mounts::judge(&spec.mounts, &mut tightened)?;
     resources::judge(linux.resources.as_ref(), &claims.resources, &mut tightened)?;
@@ -112,6 +111,7 @@ pub(crate) fn judge(
     Ok(Judged {
         process: identity,
         umask: process.user.umask,
+        terminal: process::terminal(&process),
         nofile: task.nofile,
         capabilities: task.capabilities,
         oom_score_adj: process.oom_score_adj.unwrap_or(0).max(0),

@@ -21,9 +21,6 @@ pub(crate) fn check(
     if task.checkpoint {
         return Err(RefusalCode::SpecCheckpointForbidden.into());
     }
-    if task.terminal {
-        return Err(RefusalCode::SpecTerminalUnsupported.into());
-    }
     if task.rootfs_mounts > ROOTFS_MOUNTS_MAX {
         let found =
             format!("found {} mounts, expected at most {ROOTFS_MOUNTS_MAX}", task.rootfs_mounts);

@@ -39,11 +39,7 @@ pub(crate) fn check(spec: &Value) -> Result<(), Refusal> {
     absent("/linux/netDevices", RefusalCode::DeviceNotLeased)?;
     absent("/linux/intelRdt", RefusalCode::SpecPrivilegeForbidden)?;
     check_namespaces(spec)?;
-    check_mounts(spec)?;
-    if spec.pointer("/process/terminal").and_then(Value::as_bool) == Some(true) {
-        return Err(RefusalCode::SpecTerminalUnsupported.into());
-    }
-    Ok(())
+    check_mounts(spec)
 }
 
 fn list<'a>(spec: &'a Value, pointer: &str) -> &'a [Value] {
@@ -202,8 +198,6 @@ mod tests {
         let bind = json!({"destination": "/x", "source": "/etc", "options": ["rbind"]});
         let bound = refused(|spec| spec["mounts"].as_array_mut().unwrap().push(bind));
         assert_eq!(bound, RefusalCode::SpecBindForbidden);
-        let terminal = refused(|spec| spec["process"]["terminal"] = true.into());
-        assert_eq!(terminal, RefusalCode::SpecTerminalUnsupported);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a_rootfs_of_the_clients_is_refused,
             a_working_directory_in_proc_is_refused,
             more_memory_than_leased_is_refused,
-            a_terminal_is_refused,
+            a_terminal_that_only_the_client_asks_for_is_refused,
             a_checkpoint_is_refused,
             strange_runtime_options_are_refused,
             binary_output_is_refused,
@@ -210,8 +210,8 @@ fn more_memory_than_leased_is_refused(lab: &mut Lab) -> Outcome {
     })
 }
 
-fn a_terminal_is_refused(lab: &mut Lab) -> Outcome {
-    wished(lab, RefusalCode::SpecTerminalUnsupported, |wish| wish.terminal = true)
+fn a_terminal_that_only_the_client_asks_for_is_refused(lab: &mut Lab) -> Outcome {
+    wished(lab, RefusalCode::SpecTerminalMismatch, |wish| wish.terminal = true)
 }
 
 fn a_checkpoint_is_refused(lab: &mut Lab) -> Outcome {

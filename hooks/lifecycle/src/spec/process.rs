@@ -1,10 +1,10 @@
 //! The process: user, command, capabilities, limits.
 
 use nimbus_api::process::ProcessIdentity;
-use nimbus_api::runtime::OpenFiles;
+use nimbus_api::runtime::{OpenFiles, TerminalSize};
 use nimbus_api::{Refusal, RefusalCode};
 
-use super::raw::{Capabilities, Process, Rlimit};
+use super::raw::{Capabilities, ConsoleSize, Process, Rlimit};
 use super::{Tightened, malformed};
 use crate::DEFAULT_CAPABILITIES;
 
@@ -36,6 +36,20 @@ pub(crate) fn identity(process: &Process) -> ProcessIdentity {
         additional_gids: process.user.additional_gids.clone(),
         binds: Vec::new(),
     }
+}
+
+/// The terminal that a process asks for.
+pub(crate) fn terminal(process: &Process) -> Option<TerminalSize> {
+    process.terminal.then(|| size(process.console_size))
+}
+
+/// A size that no terminal has is one that is not known.
+pub(crate) fn size(given: Option<ConsoleSize>) -> TerminalSize {
+    let known = given.and_then(|size| {
+        let rows = u16::try_from(size.height).ok()?;
+        Some(TerminalSize { rows, columns: u16::try_from(size.width).ok()? })
+    });
+    known.unwrap_or_default()
 }
 
 /// Judges a process, the container's first or one more, by the capabilities that it may have.

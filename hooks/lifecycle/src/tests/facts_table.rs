@@ -302,7 +302,7 @@ fn every_need_of_a_rule_must_be_satisfied() {
 fn requests_of_another_shape_are_refused() {
     each(&[
         (Code::SpecCheckpointForbidden, "checkpoint", |f| f.task.checkpoint = true),
-        (Code::SpecTerminalUnsupported, "terminal", |f| f.task.terminal = true),
+        (Code::SpecTerminalMismatch, "terminal", |f| f.task.terminal = true),
         (Code::SpecRootfsForbidden, "mounts", |f| f.task.rootfs_mounts = 2),
         (Code::SpecOptionsForbidden, "options", |f| f.task.options_type = "x.Options".to_owned()),
         (Code::SpecStdioForbidden, "binary", |f| f.task.stdout = "binary:///bin/sh".to_owned()),

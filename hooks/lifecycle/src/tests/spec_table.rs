@@ -197,7 +197,7 @@ fn users_sysctls_and_resources_beyond_the_lease_are_refused() {
             ("/linux/resources/unified", json!({"memory.max": "max"})),
         ],
     );
-    refuse_each(Code::SpecTerminalUnsupported, &[("/process/terminal", json!(true))]);
+    refuse_each(Code::SpecTerminalMismatch, &[("/process/terminal", json!(true))]);
 }
 
 #[test]
@@ -299,4 +299,17 @@ fn what_is_absent_or_weaker_is_set_and_noted() {
     assert_eq!(plan.spec["linux"]["cgroupsPath"], "/nimbus/nimbus@j1-1");
     assert!(plan.spec["linux"]["maskedPaths"].as_array().unwrap().contains(&json!("/sys/mine")));
     assert!(plan.rootfs.read_only);
+}
+
+#[test]
+fn a_terminal_that_both_ask_for_is_planned_with_its_size() {
+    let mut config = config();
+    config["process"]["terminal"] = json!(true);
+    let mut facts = with_config(&config);
+    facts.task.terminal = true;
+    assert_eq!(admit(&facts).unwrap().spec["process"]["terminal"], true);
+    config["process"]["consoleSize"] = json!({"height": 24, "width": 80});
+    facts.task.config_json = config.to_string().into_bytes();
+    let plan = admit(&facts).unwrap();
+    assert_eq!(plan.spec["process"]["consoleSize"], json!({"height": 24, "width": 80}));
 }

@@ -4,18 +4,20 @@
 //! goes wrong after the grant is undone here before the answer, and the agent is told.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use nimbus_api::error::Chain;
+use nimbus_api::plan::Plan;
 use nimbus_api::runtime::{RuntimeReply, RuntimeVerb};
 use nimbus_api::{Refusal, RefusalCode};
 
 use super::Context;
 use super::admission::{self, Grant};
-use super::container::{Container, Granted, Made, kill};
+use super::container::{Container, Description, Granted, Made, kill};
 use super::deadline::Deadline;
 use super::lifecycle::DELETE_PATIENCE;
 use super::oom;
@@ -23,6 +25,7 @@ use super::session::{Opening, Session, released};
 use crate::cgroup::Cgroup;
 use crate::delete::INIT_PID_FILE;
 use crate::process::ChildProcess;
+use crate::runtime::Answer;
 use crate::state::Machine;
 use crate::status::TaskError;
 use crate::stdio::{self, Streams};
@@ -98,24 +101,19 @@ async fn admitted(
     // From here on the deadline and a revocation reach the container, made or not.
     let session = Session::spawn(opening, Arc::clone(container), context.log.clone());
     let granted = Granted::new(&plan, &fds);
-    let built = match granted
-        .and_then(|granted| Ok((open_streams(context, container, &granted)?, granted)))
-    {
-        Ok(((streams, ends), granted)) => {
-            let mut fds = fds;
-            fds.extend([ends.stdin, ends.stdout, ends.stderr]);
-            let verb = RuntimeVerb::Create(Box::new(plan));
-            let made = run(context, container, verb, fds).await;
-            made.map(|(init, cgroup)| Made {
-                init,
-                cgroup,
-                streams: Arc::new(streams),
-                session: session.clone(),
-                granted: Arc::new(granted),
-            })
-        }
-        Err(refusal) => Err(refusal),
-    };
+    let built =
+        match granted {
+            Ok(granted) => build(context, container, (plan, fds), &granted).await.map(
+                |(init, cgroup, streams)| Made {
+                    init,
+                    cgroup,
+                    streams: Arc::new(streams),
+                    session: session.clone(),
+                    granted: Arc::new(granted),
+                },
+            ),
+            Err(refusal) => Err(refusal),
+        };
     match built {
         Ok(made) => Ok(made),
         Err(refusal) => {
@@ -125,16 +123,27 @@ async fn admitted(
     }
 }
 
-fn open_streams(
+/// Connects the container and has it made.
+async fn build(
     context: &Context,
     container: &Container,
+    (plan, mut fds): (Plan, Vec<OwnedFd>),
     granted: &Granted,
-) -> Result<(Streams, stdio::ContainerEnds), Refusal> {
-    let description = container.description();
-    if description.terminal {
-        return Err(RefusalCode::SpecTerminalUnsupported.into());
+) -> Result<(ChildProcess, Cgroup, Streams), Refusal> {
+    let Description { uris, terminal, .. } = container.description();
+    let connecting = stdio::connect(uris, *terminal, &granted.budget, &context.log);
+    let (connecting, ends) = connecting.map_err(|error| Refusal::from(&error))?;
+    fds.extend(ends);
+    let verb = RuntimeVerb::Create(Box::new(plan));
+    let (init, cgroup, terminal) = run(context, container, verb, fds).await?;
+    match connecting.attach(terminal) {
+        Ok(streams) => Ok((init, cgroup, streams)),
+        Err(error) => {
+            context.warn_chain(&error);
+            clean_up(context).await;
+            Err((&error).into())
+        }
     }
-    stdio::open(&description.uris, &granted.budget, &context.log).map_err(|error| (&error).into())
 }
 
 /// Has the runtime make it; what it leaves when it fails is cleaned up.
@@ -142,8 +151,8 @@ async fn run(
     context: &Context,
     container: &Container,
     verb: RuntimeVerb,
-    fds: Vec<std::os::fd::OwnedFd>,
-) -> Result<(ChildProcess, Cgroup), Refusal> {
+    fds: Vec<OwnedFd>,
+) -> Result<(ChildProcess, Cgroup, Option<OwnedFd>), Refusal> {
     let reply = tokio::select! {
         reply = context.launcher.call(verb, fds, CREATE_PATIENCE) => reply,
         // Giving the call up kills the runtime.
@@ -152,9 +161,13 @@ async fn run(
             return Err(reason);
         }
     };
-    match reply.map(|answer| answer.reply) {
+    let (reply, terminal) = match reply {
+        Ok(Answer { reply, terminal }) => (Ok(reply), terminal),
+        Err(error) => (Err(error), None),
+    };
+    match reply {
         Ok(RuntimeReply::Created { pid, cgroup }) => match ChildProcess::adopt(pid) {
-            Ok(init) => Ok((init, Cgroup::new(cgroup))),
+            Ok(init) => Ok((init, Cgroup::new(cgroup), terminal)),
             Err(error) => {
                 context.warn_chain(&error);
                 clean_up(context).await;

@@ -29,7 +29,7 @@ use crate::process::ChildProcess;
 use crate::runtime::Answer;
 use crate::state::{Exit, Phase};
 use crate::status::TaskError;
-use crate::stdio::{self, Prepared, Streams, Uris};
+use crate::stdio::{self, Streams, Uris};
 
 /// Processes that a container may have beside its init.
 pub(super) const EXECS_MAX: usize = 128;
@@ -295,12 +295,6 @@ async fn watch(context: Context, exec: Arc<Exec>, child: ChildProcess, counted: 
     exec.exit.send_replace(Some(exit));
 }
 
-/// What the process is connected to.
-enum Connected {
-    Pipes(Streams),
-    Terminal(Prepared),
-}
-
 async fn run(
     context: &Context,
     container: &Container,
@@ -309,15 +303,9 @@ async fn run(
     let made = container.made().map_err(|_gone| Refusal::from(RefusalCode::JobCancelled))?;
     let Granted { plan, filter, budget } = &*made.granted;
     let mut fds = vec![copy(filter)?];
-    let connected = if exec.terminal() {
-        let prepared = stdio::prepare(&exec.uris, budget, &context.log);
-        Connected::Terminal(prepared.map_err(|error| Refusal::from(&error))?)
-    } else {
-        let opened = stdio::open(&exec.uris, budget, &context.log);
-        let (streams, ends) = opened.map_err(|error| Refusal::from(&error))?;
-        fds.extend([ends.stdin, ends.stdout, ends.stderr]);
-        Connected::Pipes(streams)
-    };
+    let connecting = stdio::connect(&exec.uris, exec.terminal(), budget, &context.log);
+    let (connecting, ends) = connecting.map_err(|error| Refusal::from(&error))?;
+    fds.extend(ends);
     let request = ExecRequest { process: exec.process.clone(), seccomp: plan.seccomp.clone() };
     let verb = RuntimeVerb::Exec(Box::new(request));
     let answer = tokio::select! {
@@ -326,13 +314,7 @@ async fn run(
         reason = container.ended() => return Err(reason),
     };
     let (child, terminal) = executed(context, answer)?;
-    let attached = match (connected, terminal) {
-        (Connected::Pipes(streams), None) => Ok(streams),
-        (Connected::Terminal(prepared), Some(terminal)) => prepared.attach(terminal),
-        (Connected::Pipes(_), Some(_)) | (Connected::Terminal(_), None) => {
-            Err(stdio::StdioError::Terminal(std::io::ErrorKind::NotFound.into()))
-        }
-    };
+    let attached = connecting.attach(terminal);
     attached.map(|streams| (child.clone(), streams)).map_err(|error| {
         // Whoever nobody is connected to is not reported as started, and must not run.
         let _gone = child.signal(Signal::KILL);

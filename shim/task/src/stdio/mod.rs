@@ -84,13 +84,13 @@ impl From<&StdioError> for Refusal {
 
 /// What the container gets.
 #[derive(Debug)]
-pub(crate) struct ContainerEnds {
+struct ContainerEnds {
     /// Descriptor 0.
-    pub stdin: OwnedFd,
+    stdin: OwnedFd,
     /// Descriptor 1.
-    pub stdout: OwnedFd,
+    stdout: OwnedFd,
     /// Descriptor 2.
-    pub stderr: OwnedFd,
+    stderr: OwnedFd,
 }
 
 /// How much output of a container may still be kept, by whichever of its processes.
@@ -112,6 +112,15 @@ pub(crate) struct Streams {
     terminal: Option<OwnedFd>,
 }
 
+/// A process that is being connected: its pipes are, a terminal is once it is there.
+#[derive(Debug)]
+pub(crate) enum Connecting {
+    /// To pipes.
+    Pipes(Streams),
+    /// To a terminal.
+    Terminal(Prepared),
+}
+
 /// The client's ends for a process that is to get a terminal.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -127,8 +136,36 @@ enum Outlet {
     File(File, SharedBudget, Log),
 }
 
+/// Opens what a process is to be connected to, and gives what it is to be handed: three pipes, or nothing
+/// when it gets a terminal. Must be called within the event loop.
+pub(crate) fn connect(
+    uris: &Uris,
+    terminal: bool,
+    budget: &SharedBudget,
+    log: &Log,
+) -> Result<(Connecting, Vec<OwnedFd>), StdioError> {
+    if terminal {
+        return Ok((Connecting::Terminal(prepare(uris, budget, log)?), Vec::new()));
+    }
+    let (streams, ContainerEnds { stdin, stdout, stderr }) = open(uris, budget, log)?;
+    Ok((Connecting::Pipes(streams), vec![stdin, stdout, stderr]))
+}
+
+impl Connecting {
+    /// Connects the terminal that the process got, if it was to get one.
+    pub(crate) fn attach(self, terminal: Option<OwnedFd>) -> Result<Streams, StdioError> {
+        match (self, terminal) {
+            (Self::Pipes(streams), None) => Ok(streams),
+            (Self::Terminal(prepared), Some(terminal)) => prepared.attach(terminal),
+            (Self::Pipes(_), Some(_)) | (Self::Terminal(_), None) => {
+                Err(StdioError::Terminal(io::ErrorKind::NotFound.into()))
+            }
+        }
+    }
+}
+
 /// Opens all three and starts copying. Must be called within the event loop.
-pub(crate) fn open(
+fn open(
     uris: &Uris,
     budget: &SharedBudget,
     log: &Log,
@@ -149,11 +186,7 @@ pub(crate) fn open(
 }
 
 /// Opens what a terminal is copied from and to. Must be called within the event loop.
-pub(crate) fn prepare(
-    uris: &Uris,
-    budget: &SharedBudget,
-    log: &Log,
-) -> Result<Prepared, StdioError> {
+fn prepare(uris: &Uris, budget: &SharedBudget, log: &Log) -> Result<Prepared, StdioError> {
     let [stdin, stdout, _same] = uris.targets().map_err(StdioError::Refused)?;
     let input = match stdin {
         Target::Null => None,
@@ -164,7 +197,7 @@ pub(crate) fn prepare(
 
 impl Prepared {
     /// Starts copying. `terminal` is non-blocking.
-    pub(crate) fn attach(self, terminal: OwnedFd) -> Result<Streams, StdioError> {
+    fn attach(self, terminal: OwnedFd) -> Result<Streams, StdioError> {
         let copy = || terminal.try_clone().map_err(StdioError::Terminal);
         // Used for read, write and readiness; that it is no pipe matters to none of these.
         let from =

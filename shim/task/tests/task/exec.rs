@@ -283,7 +283,7 @@ fn input_ends_when_the_client_closes_it() {
 }
 
 /// A plan with a devpts and the rules for one terminal.
-fn with_terminals(plan: &mut Plan) {
+pub(crate) fn with_terminals(plan: &mut Plan) {
     let options = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
     let mount = json!({
         "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": options});

@@ -2,7 +2,7 @@
 //! protocol on a real socket and decides as the test says.
 //!
 //! `refused`: whatever is not granted. `granted`: a busybox root handed over as a detached mount, the
-//! real `nimbus-runtime`, a real container; `paused`, `exec` and `updated`: likewise. `containerd`: both once more through a containerd of its
+//! real `nimbus-runtime`, a real container; `paused`, `exec`, `terminal` and `updated`: likewise. `containerd`: both once more through a containerd of its
 //! own. Needs root and Debian's containerd and busybox-static.
 #![cfg(test)]
 
@@ -15,4 +15,5 @@ mod lab;
 mod paused;
 mod plan;
 mod refused;
+mod terminal;
 mod updated;
