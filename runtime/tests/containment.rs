@@ -16,6 +16,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use nimbus_api::RefusalCode;
 use nimbus_api::runtime::{RuntimeReply, RuntimeVerb};
 use nix::unistd::Gid;
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::process::{WaitOptions, waitpid};
 use serde_json::json;
 use support::Host;
@@ -97,15 +98,15 @@ fn devices_that_are_not_leased_cannot_be_opened_or_made() {
 fn a_leased_node_is_there_with_its_mode_and_its_neighbour_is_denied() {
     // Opening without a driver gives ENXIO where the kernel allows and EPERM where it denies.
     let mut host = Host::shell("cat /dev/nvidia0; cat /dev/nvidia1; stat -c %a /dev/nvidia0");
-    for minor in 0..2 {
-        let mut rule = host.plan.devices[0].clone();
-        (rule.path, rule.major, rule.minor) = (format!("/dev/nvidia{minor}"), 195, minor);
-        rule.mode = Some(0o640);
-        host.plan.devices.push(rule);
-    }
+    let mut rule = host.plan.devices[0].clone();
+    (rule.path, rule.major, rule.minor) = ("/dev/nvidia0".to_owned(), 195, 0);
+    rule.mode = Some(0o640);
+    host.plan.devices.push(rule);
     let created = host.create();
-    // Withdrawn after create, so that a node without a rule is there to be tried.
-    fs::write(created.cgroup.v1["devices"].join("devices.deny"), "c 195:1 rwm").unwrap();
+    // Made from outside after create, so that a node without a rule is there to be tried.
+    let node = format!("/proc/{}/root/dev/nvidia1", created.pid);
+    let (kind, mode) = (FileType::CharacterDevice, Mode::RUSR | Mode::WUSR);
+    mknodat(CWD, node, kind, mode, makedev(195, 1)).unwrap();
     assert_eq!(host.ask(RuntimeVerb::Start), RuntimeReply::Done);
     let ended = created.wait();
     host.delete();

@@ -11,6 +11,7 @@ mod support;
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use nimbus_api::frame::{FrameReader, write_frame};
 use nimbus_api::runtime::{OUTSIDE_NAME, RuntimeReply, RuntimeVerb, UpdateRequest};
 use nimbus_api::{Digest, RefusalCode};
 use serde_json::json;
-use support::Host;
+use support::{Host, cgroup_of, freeze};
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
@@ -109,9 +110,9 @@ fn kill_all_ends_grandchildren_in_sessions_of_their_own() {
     let host = Host::shell("setsid sleep 100 & (setsid sleep 100 &) ; sleep 100 & wait");
     let created = host.create();
     assert_eq!(host.ask(RuntimeVerb::Start), RuntimeReply::Done);
-    until("four processes", || members(&created.cgroup.v1["pids"]) >= 4);
+    until("four processes", || members(&created.controller("pids")) >= 4);
     assert_eq!(host.ask(RuntimeVerb::Kill { signal: 9, all: true }), RuntimeReply::Done);
-    assert_eq!(members(&created.cgroup.v1["pids"]), 0);
+    assert_eq!(members(&created.controller("pids")), 0);
     assert_eq!(created.wait().status.terminating_signal(), Some(9));
     host.delete();
 }
@@ -121,7 +122,7 @@ fn delete_ends_a_running_container_that_is_frozen() {
     let host = Host::shell("sleep 100 & sleep 100");
     let created = host.create();
     assert_eq!(host.ask(RuntimeVerb::Start), RuntimeReply::Done);
-    fs::write(created.cgroup.v1["freezer"].join("freezer.state"), "FROZEN").unwrap();
+    assert!(freeze(&created.controller("freezer")));
     host.delete();
     created.wait();
 }
@@ -179,8 +180,7 @@ fn what_a_plan_must_not_ask_for_is_refused() {
 #[test]
 fn a_cgroup_that_is_there_already_is_not_entered() {
     let host = Host::new(&["true"]);
-    let path = host.plan.spec.pointer("/linux/cgroupsPath").unwrap().as_str().unwrap();
-    let dir = std::path::Path::new("/sys/fs/cgroup/pids").join(path.trim_start_matches('/'));
+    let dir = cgroup_of(&host, "pids");
     fs::create_dir(&dir).unwrap();
     let refused = host.try_create().err().map(|(code, _)| code);
     let stays = dir.exists();
@@ -211,11 +211,19 @@ fn a_guard_without_a_directory_is_found_and_emptied() {
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     let guard = record.get("guard").and_then(|guard| guard.as_str()).unwrap().to_owned();
     fs::remove_dir_all(host.bundle()).unwrap();
+    // Whoever takes part in a creation is in the guard.
+    let mut part = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+    fs::write(format!("{guard}/cgroup.procs"), part.id().to_string()).unwrap();
     assert_eq!(host.ask(RuntimeVerb::Delete), RuntimeReply::Done);
     assert!(!std::path::Path::new(&guard).exists());
+    assert_eq!(part.wait().unwrap().signal(), Some(9));
+    // Where the guard's hierarchy is also the one that limits, the container has left the guard.
+    if let Some(dir) = &created.cgroup.unified {
+        fs::write(dir.join("cgroup.kill"), "1").unwrap();
+    }
     assert_eq!(created.wait().status.terminating_signal(), Some(9));
-    for dir in created.cgroup.v1.values() {
-        fs::remove_dir(dir).unwrap();
+    for dir in created.cgroup.v1.values().chain(&created.cgroup.unified) {
+        until("the cgroup is let go", || fs::remove_dir(dir).is_ok() || !dir.exists());
     }
     host.assert_nothing_left();
 }
@@ -225,14 +233,13 @@ fn a_guard_without_a_directory_is_found_and_emptied() {
 fn a_create_that_hangs_is_undone_at_its_deadline() {
     for _attempt in 0..50 {
         let host = Host::new(&["sleep", "100"]);
-        let path = host.plan.spec.pointer("/linux/cgroupsPath").unwrap().as_str().unwrap();
-        let dir = std::path::Path::new("/sys/fs/cgroup/freezer").join(path.trim_start_matches('/'));
+        let dir = cgroup_of(&host, "freezer");
         let freezer = std::thread::spawn(move || {
             let end = Instant::now() + Duration::from_secs(10);
             while !dir.exists() && Instant::now() < end {
                 std::thread::yield_now();
             }
-            fs::write(dir.join("freezer.state"), "FROZEN").is_ok()
+            freeze(&dir)
         });
         let created = host.try_create();
         freezer.join().unwrap();

@@ -70,8 +70,10 @@ pub fn empty_guards(before: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
 
 /// The cgroup that containers of the agent's namespace are in, of every hierarchy that has one.
 pub fn parents() -> BTreeSet<PathBuf> {
-    let hierarchies = children(Path::new("/sys/fs/cgroup"));
-    let parents = hierarchies.iter().map(|hierarchy| hierarchy.join(NAMESPACE));
+    // On a unified host the root itself is the hierarchy.
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let hierarchies = children(&root).into_iter().chain([root]);
+    let parents = hierarchies.map(|hierarchy| hierarchy.join(NAMESPACE));
     parents.filter(|parent| parent.is_dir() && !parent.is_symlink()).collect()
 }
 

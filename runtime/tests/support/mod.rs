@@ -238,6 +238,11 @@ impl Drop for Host {
 }
 
 impl Created {
+    /// The directory in which this v1 controller limits, or the one in which all do.
+    pub fn controller(&self, name: &str) -> PathBuf {
+        self.cgroup.unified.clone().unwrap_or_else(|| self.cgroup.v1[name].clone())
+    }
+
     /// Waits as the parent that this test is: the init process is our child.
     pub fn wait(&self) -> Ended {
         let pid = rustix::process::Pid::from_raw(self.pid);
@@ -255,10 +260,26 @@ impl Created {
     }
 }
 
+/// Where a container's cgroup of this v1 controller is, or its only one.
+pub fn cgroup_of(host: &Host, controller: &str) -> PathBuf {
+    let path = host.plan.spec.pointer("/linux/cgroupsPath").unwrap().as_str().unwrap();
+    let v1 = Path::new("/sys/fs/cgroup").join(controller);
+    let root = if v1.is_dir() { v1 } else { PathBuf::from("/sys/fs/cgroup") };
+    root.join(path.trim_start_matches('/'))
+}
+
+/// Whether everything in this cgroup could be told to stand still.
+pub fn freeze(dir: &Path) -> bool {
+    fs::write(dir.join("cgroup.freeze"), "1").is_ok()
+        || fs::write(dir.join("freezer.state"), "FROZEN").is_ok()
+}
+
 pub fn cgroups_named(part: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        if let Ok(entries) = fs::read_dir(hierarchy.path()) {
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let below = fs::read_dir(&root).unwrap().flatten().map(|entry| entry.path());
+    for hierarchy in below.chain([root.clone()]) {
+        if let Ok(entries) = fs::read_dir(hierarchy) {
             let names = entries.flatten();
             found.extend(
                 names.filter(|e| e.file_name().to_string_lossy().contains(part)).map(|e| e.path()),

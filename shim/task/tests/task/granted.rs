@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
+use std::time::Instant;
 
 use containerd_shim_protos::api::{
     CloseIORequest, KillRequest, PidsRequest, StateRequest, StatsRequest, Status,
@@ -51,6 +52,23 @@ pub(crate) fn build_runtime() {
         }
         assert!(command.status().unwrap().success());
     });
+}
+
+/// How far off a deadline must be for a job to be started before it, whatever machine this is: several
+/// times what one start takes here. An emulated machine needs seconds for it.
+pub(crate) fn after_start_ms() -> u64 {
+    const AT_LEAST_MS: u64 = 1_500;
+    const TIMES: u64 = 4;
+    static MEASURED: OnceLock<u64> = OnceLock::new();
+    *MEASURED.get_or_init(|| {
+        let job = Job::new("true");
+        let begun = Instant::now();
+        job.start();
+        let taken = u64::try_from(begun.elapsed().as_millis()).unwrap();
+        job.shim.wait();
+        job.end();
+        AT_LEAST_MS.max(taken * TIMES)
+    })
 }
 
 /// A lab, its agent that grants a script, and a connected shim.
@@ -174,7 +192,8 @@ fn a_granted_job_runs_and_everybody_is_told_in_order() {
 
 #[test]
 fn at_its_deadline_a_job_is_killed_by_the_shim_alone() {
-    let job = Job::with("sleep 600 & sleep 600", |plan| plan.deadline = soon(1_500));
+    let deadline = after_start_ms();
+    let job = Job::with("sleep 600 & sleep 600", |plan| plan.deadline = soon(deadline));
     job.start();
     job.agent.hang_up();
     job.ends_killed_for("lease.ended");
@@ -182,10 +201,11 @@ fn at_its_deadline_a_job_is_killed_by_the_shim_alone() {
 
 #[test]
 fn a_job_that_ended_by_itself_did_whatever_the_deadline_says_before_delete() {
-    let job = Job::with("exit 5", |plan| plan.deadline = soon(1_000));
+    let deadline = after_start_ms();
+    let job = Job::with("exit 5", |plan| plan.deadline = soon(deadline));
     job.start();
     assert_eq!(job.shim.wait().exit_status, 5);
-    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    std::thread::sleep(std::time::Duration::from_millis(deadline));
     job.shim.delete().unwrap();
     let released = job.released();
     assert_eq!((released.exit_status, released.reason.as_str()), (5, ""));
@@ -210,7 +230,9 @@ fn a_deadline_that_has_passed_lets_nothing_start() {
 
 #[test]
 fn an_extension_keeps_a_job_alive_and_never_shortens() {
-    let job = Job::with("sleep 2; exit 3", |plan| plan.deadline = soon(1_500));
+    let deadline = after_start_ms();
+    let script = format!("sleep {}; exit 3", deadline / 1000 + 1);
+    let job = Job::with(&script, |plan| plan.deadline = soon(deadline));
     job.start();
     for boottime_ns in [soon(60_000).0, 1] {
         job.agent.say(agent_message::Kind::Deadline(Deadline { boottime_ns }));

@@ -243,9 +243,12 @@ pub(crate) fn mode(path: &Path) -> u32 {
 }
 
 fn cgroups_named(part: &str) -> Vec<PathBuf> {
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
-    hierarchies
-        .filter_map(|hierarchy| fs::read_dir(hierarchy.path()).ok())
+    // On a unified host the root itself is the hierarchy.
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let below = fs::read_dir(&root).unwrap().flatten().map(|entry| entry.path());
+    below
+        .chain([root.clone()])
+        .filter_map(|hierarchy| fs::read_dir(hierarchy).ok())
         .flat_map(|groups| groups.flatten().map(|group| group.path()).collect::<Vec<_>>())
         .filter(|path| path.to_string_lossy().contains(part))
         .collect()

@@ -4,7 +4,7 @@ use containerd_shim_protos::api::{PauseRequest, ResumeRequest, Status};
 
 use rustix::process::Signal;
 
-use crate::granted::{Job, KILLED};
+use crate::granted::{Job, KILLED, after_start_ms};
 use crate::lab::{alive, call, status, wait_until};
 use crate::plan::soon;
 
@@ -105,7 +105,8 @@ fn a_paused_job_hears_other_signals_when_it_goes_on() {
 
 #[test]
 fn a_paused_job_dies_at_its_deadline() {
-    let job = Job::with("sleep 600 & sleep 600", |plan| plan.deadline = soon(1_500));
+    let deadline = after_start_ms();
+    let job = Job::with("sleep 600 & sleep 600", |plan| plan.deadline = soon(deadline));
     job.start();
     job.pause().unwrap();
     job.ends_killed_for("lease.ended");
