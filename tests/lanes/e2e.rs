@@ -2,6 +2,9 @@
 //! programs, containerd and registry.
 #![forbid(unsafe_code)]
 
+#[path = "e2e/systemd.rs"]
+mod systemd;
+
 use std::fs;
 use std::process::{ExitCode, Stdio};
 
@@ -17,6 +20,7 @@ use nimbus_tests::mint::{self, at};
 use nimbus_tests::wait::until;
 use nimbus_tests::{Failure, Lab, Outcome, Setting, cases, ensure, lane, proc};
 use serde_json::Value;
+use systemd::a_reload_of_systemd_changes_nothing_for_a_running_job;
 
 fn main() -> ExitCode {
     lane::main(
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
                 a_real_time_signal_reaches_the_program,
                 a_container_can_be_asked_for_again_at_once,
                 a_list_of_nodes_shows_which_policy_is_in_force,
+                a_reload_of_systemd_changes_nothing_for_a_running_job,
             ]
             own(short_leases)[
                 a_running_jobs_lease_is_extended,

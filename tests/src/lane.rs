@@ -133,9 +133,12 @@ fn run(case: &Case, shared: &mut Option<Lab>) -> Outcome {
                 Some(lab) => lab,
                 None => Lab::start(Setting::default())?,
             };
-            shown(&mut lab, *run)?;
-            *shared = Some(lab);
-            Ok(())
+            let outcome = shown(&mut lab, *run);
+            // Only a failure leaves a lab that nobody else should have.
+            if outcome.as_ref().err().is_none_or(Failure::is_skip) {
+                *shared = Some(lab);
+            }
+            outcome
         }),
     }
 }

@@ -10,10 +10,12 @@ mod ci;
 mod count;
 mod demo;
 mod fuzz;
+mod package;
 mod run;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -42,6 +44,8 @@ enum Verb {
     Bench(bench::Args),
     /// Throw bytes at one of the parsers of untrusted input for a while
     Fuzz(fuzz::Args),
+    /// Make Debian packages
+    Package(package::Args),
     /// Check the rules of this repository that no compiler checks
     Tidy(tidy::Args),
     /// Everything that has to be green: setup, fmt, tidy, clippy, test
@@ -88,6 +92,7 @@ fn perform(verb: Verb) -> Result<Exit, Box<dyn Error>> {
         Verb::Test(args) => test::test(&workspace, &args)?.is_green(),
         Verb::Bench(args) => bench::bench(&workspace, &args)?,
         Verb::Fuzz(args) => fuzz::fuzz(&workspace, &args)?,
+        Verb::Package(args) => package::package(&workspace, &args)?,
         Verb::Tidy(args) => tidy::tidy(&workspace, &args)?,
         Verb::Ci => ci::ci(&workspace)?,
     };

@@ -39,6 +39,15 @@ pub(crate) enum RunError {
         /// How.
         status: ExitStatus,
     },
+    /// Files could not be made or read.
+    #[error("cannot make or read {what}")]
+    Files {
+        /// Which.
+        what: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Its answer was not what it should be.
     #[error("cannot understand what {program} says: {problem}")]
     Answer {

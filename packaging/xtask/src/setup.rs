@@ -27,6 +27,17 @@ const PACKAGES: &[(&str, &str)] = &[
     ("util-linux", "unshare, for crun on hosts with hybrid cgroups"),
     ("ca-certificates", "cargo's downloads"),
 ];
+/// What lane `vm` needs besides.
+const VM_PACKAGES: &[(&str, &str)] = &[
+    ("qemu-system-x86", "emulates the machines"),
+    ("debootstrap", "makes their disks"),
+    ("e2fsprogs", "makes file systems without mounting them, and reads them"),
+];
+/// What `package` needs besides.
+const DEB_PACKAGES: &[(&str, &str)] = &[
+    ("dpkg-dev", "dpkg-shlibdeps names the libraries that a program needs"),
+    ("binutils", "strip, and objdump for the same"),
+];
 /// Services that come with them.
 const SERVICES: &[&str] = &["containerd", "docker-registry"];
 /// Where maintainer scripts ask whether they may start a service.
@@ -35,11 +46,25 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// Installs what is missing.
 pub(crate) fn setup() -> Result<(), RunError> {
     components()?;
-    let missing = missing()?;
+    install_missing(PACKAGES)
+}
+
+/// Installs what is missing for lane `vm`.
+pub(crate) fn setup_vm() -> Result<(), RunError> {
+    install_missing(VM_PACKAGES)
+}
+
+/// Installs what is missing for making packages.
+pub(crate) fn setup_packages() -> Result<(), RunError> {
+    install_missing(DEB_PACKAGES)
+}
+
+fn install_missing(packages: &[(&'static str, &str)]) -> Result<(), RunError> {
+    let missing = missing(packages)?;
     if missing.is_empty() {
         return Ok(());
     }
-    for (name, reason) in PACKAGES.iter().filter(|(name, _)| missing.contains(name)) {
+    for (name, reason) in packages.iter().filter(|(name, _)| missing.contains(name)) {
         say(format_args!("needs {name}: {reason}"));
     }
     let guard = NoServices::enter()?;
@@ -48,9 +73,9 @@ pub(crate) fn setup() -> Result<(), RunError> {
     done
 }
 
-fn missing() -> Result<Vec<&'static str>, RunError> {
+fn missing(packages: &[(&'static str, &str)]) -> Result<Vec<&'static str>, RunError> {
     let mut missing = Vec::new();
-    for (name, _reason) in PACKAGES {
+    for (name, _reason) in packages {
         let mut query = Command::new("dpkg-query");
         query.args(["-W", "-f=${Status}", name]).stderr(Stdio::null());
         let answer = query
@@ -86,7 +111,7 @@ fn apt(args: &[&str]) -> Command {
 }
 
 /// A command as root: directly, or by sudo.
-fn root(program: &str, args: &[&str]) -> Command {
+pub(crate) fn root(program: &str, args: &[&str]) -> Command {
     let id = Command::new("id").arg("-u").output();
     let is_root = id.is_ok_and(|answer| answer.stdout.trim_ascii() == b"0");
     let mut command = Command::new(if is_root { program } else { "sudo" });

@@ -3,9 +3,10 @@
 //! Intent: `cargo test` does the work; its output is passed on as it comes and its closing lines are
 //! added up. Lane `unit` is every crate's own tests; the others are test targets of the package
 //! `nimbus-tests`, which drive the built programs and need root and the packages of `setup`.
-//! Lanes without content (`vm`, `load`) are absent.
+//! Lane `vm` runs the same programs in a virtual machine. A lane without content (`load`) is absent.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -13,10 +14,11 @@ use clap::ValueEnum;
 
 use crate::count::Count;
 use crate::run::{RunError, Workspace, complain, say, shown};
-use crate::setup;
+use crate::vm::{Chosen, Machine};
+use crate::{setup, vm};
 
 /// What to test.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// One lane; none means all that CI runs
     #[arg(value_enum)]
@@ -24,6 +26,12 @@ pub(crate) struct Args {
     /// Only tests whose name contains this
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
+    /// Which machine lane `vm` boots
+    #[arg(long, value_enum, default_value_t = Machine::Debian12)]
+    pub(crate) vm: Machine,
+    /// Only test programs of lane `vm` whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) program: Option<String>,
 }
 
 /// A group of tests that need the same things.
@@ -39,6 +47,14 @@ pub(crate) enum Lane {
     Conformance,
     /// kill -9 and recovery
     Fault,
+    /// The same in a virtual machine with cgroup v2 alone
+    Vm,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { lane: None, filter: None, vm: Machine::Debian12, program: None }
+    }
 }
 
 impl Lane {
@@ -52,20 +68,28 @@ impl Lane {
             Self::Security => "security",
             Self::Conformance => "conformance",
             Self::Fault => "fault",
+            Self::Vm => "vm",
         }
     }
 
-    fn command(self, workspace: &Workspace, filter: Option<&str>) -> Command {
-        let mut args = vec!["test", "--locked", "--no-fail-fast"];
+    fn run(self, workspace: &Workspace, args: &Args, programs: &Path) -> Result<Count, RunError> {
+        let filter = args.filter.as_deref();
+        let mut words = vec!["test", "--locked", "--no-fail-fast"];
         match self {
-            Self::Unit => args.extend(["--workspace", "--exclude", "nimbus-tests", "--tests"]),
+            Self::Vm => {
+                let chosen = Chosen { program: args.program.as_deref(), filter };
+                return vm::test(workspace, args.vm, chosen);
+            }
+            Self::Unit => words.extend(["--workspace", "--exclude", "nimbus-tests", "--tests"]),
             Self::E2e | Self::Security | Self::Conformance | Self::Fault => {
-                args.extend(["--package", "nimbus-tests", "--test", self.name()]);
+                words.extend(["--package", "nimbus-tests", "--test", self.name()]);
             }
         }
-        args.push("--");
-        args.extend(filter);
-        workspace.cargo(args)
+        words.push("--");
+        words.extend(filter);
+        let mut command = workspace.cargo(words);
+        command.env("NIMBUS_BIN_DIR", programs);
+        counted(&mut command, filter.is_some())
     }
 }
 
@@ -78,9 +102,7 @@ pub(crate) fn test(workspace: &Workspace, args: &Args) -> Result<Count, RunError
     let mut lines = Vec::new();
     for lane in lanes {
         let begun = Instant::now();
-        let mut command = lane.command(workspace, args.filter.as_deref());
-        command.env("NIMBUS_BIN_DIR", &programs);
-        let count = counted(&mut command, args.filter.is_some())?;
+        let count = lane.run(workspace, args, &programs)?;
         lines.push(format!("{:12} {count} ({} s)", lane.name(), begun.elapsed().as_secs()));
         total += count;
     }
