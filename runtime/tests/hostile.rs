@@ -16,7 +16,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nimbus_api::RefusalCode;
 use nimbus_api::frame::write_frame;
@@ -290,8 +290,16 @@ fn a_parameter_is_not_written_to_what_covers_it() {
 /// Who makes a container stands still in the middle of it, later each time, and Delete comes.
 #[test]
 fn a_create_that_stands_still_is_ended_by_delete() {
+    const STEPS: u32 = 30;
     let mut stopped = 0;
-    for step in 0..30 {
+    // Spread over what one creation takes here: milliseconds, or under emulation a second.
+    let host = Host::new(&["true"]);
+    let begun = Instant::now();
+    let created = host.create();
+    let step_time = begun.elapsed() / STEPS;
+    host.delete();
+    created.wait();
+    for step in 0..STEPS {
         let host = Host::new(&["sleep", "100"]);
         let (fds, ..) = host.create_fds();
         let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
@@ -299,7 +307,7 @@ fn a_create_that_stands_still_is_ended_by_delete() {
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
         let request = serde_json::to_vec(&host.request(host.create_verb())).unwrap();
         write_frame(&socket, &request, &fds).unwrap();
-        sleep(Duration::from_micros(400) * step);
+        sleep(step_time * step);
         kill_process(pid, Signal::STOP).unwrap();
         let locked = host.bundle().join("record.json").exists();
         if !locked {

@@ -211,13 +211,14 @@ fn a_guard_without_a_directory_is_found_and_emptied() {
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     let guard = record.get("guard").and_then(|guard| guard.as_str()).unwrap().to_owned();
     fs::remove_dir_all(host.bundle()).unwrap();
-    // Whoever takes part in a creation is in the guard.
+    // Whoever takes part in a creation is in the guard, of which a unified host has none.
+    fs::create_dir_all(&guard).unwrap();
     let mut part = std::process::Command::new("sleep").arg("100").spawn().unwrap();
     fs::write(format!("{guard}/cgroup.procs"), part.id().to_string()).unwrap();
     assert_eq!(host.ask(RuntimeVerb::Delete), RuntimeReply::Done);
     assert!(!std::path::Path::new(&guard).exists());
     assert_eq!(part.wait().unwrap().signal(), Some(9));
-    // Where the guard's hierarchy is also the one that limits, the container has left the guard.
+    // There the container is in its own cgroup, of which nobody knows any more.
     if let Some(dir) = &created.cgroup.unified {
         fs::write(dir.join("cgroup.kill"), "1").unwrap();
     }
@@ -286,8 +287,10 @@ fn limits_are_moved_within_the_lease_and_never_beyond_it() {
     };
     let read = |controller: &str, v1: &str, v2: &str| {
         let dirs = &created.cgroup;
-        let file =
-            dirs.unified.as_ref().map_or_else(|| dirs.v1[controller].join(v1), |dir| dir.join(v2));
+        let file = dirs
+            .unified
+            .as_ref()
+            .map_or_else(|| dirs.v1.get(controller).unwrap().join(v1), |dir| dir.join(v2));
         fs::read_to_string(file).unwrap().trim().to_owned()
     };
     let memory = || read("memory", "memory.limit_in_bytes", "memory.max");

@@ -128,7 +128,9 @@ impl Build {
         let failed = |source| RunError::Files { what: "debian/control".to_owned(), source };
         let control = source.join("debian/control");
         make_parent(&control)
-            .and_then(|()| fs::write(&control, "Source: nimbus\n\nPackage: nimbus\n"))
+            .and_then(|()| {
+                fs::write(&control, "Source: nimbus\n\nPackage: nimbus\nArchitecture: any\n")
+            })
             .map_err(failed)?;
         let mut ask = Command::new("dpkg-shlibdeps");
         ask.arg("-O").args(programs.iter().map(|program| tree.join(dir).join(program)));

@@ -210,13 +210,17 @@ mod tests {
     struct Cgroup(CgroupPaths);
 
     impl Cgroup {
-        fn new(name: &str) -> Self {
+        /// None where there is nothing but the unified hierarchy.
+        fn new(name: &str) -> Option<Self> {
             let hosts = Hierarchies::of_this_host().unwrap();
+            if hosts.v1.is_empty() {
+                return None;
+            }
             let path = format!("nimbus-test-{name}-{}/inner", std::process::id());
             let v1 = hosts.v1.iter().map(|(name, root)| (name.clone(), root.join(&path)));
             let paths = CgroupPaths { unified: None, v1: v1.collect() };
             make(&hosts, &paths).unwrap();
-            Self(paths)
+            Some(Self(paths))
         }
 
         fn read(&self, controller: &str, file: &str) -> String {
@@ -240,7 +244,7 @@ mod tests {
 
     #[test]
     fn memory_and_swap_grow_and_shrink_in_the_order_that_the_kernel_takes() {
-        let cgroup = Cgroup::new("memory");
+        let Some(cgroup) = Cgroup::new("memory") else { return };
         for bytes in [64 << 20, 128 << 20, 32 << 20, -1, 64 << 20] {
             apply(&cgroup.0, &memory_of(bytes, bytes)).unwrap();
             for file in ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"] {
@@ -256,7 +260,7 @@ mod tests {
 
     #[test]
     fn cpu_pids_and_cpusets_are_what_was_asked_and_a_new_cpuset_can_be_entered() {
-        let cgroup = Cgroup::new("cpu");
+        let Some(cgroup) = Cgroup::new("cpu") else { return };
         assert!(!cgroup.read("cpuset", "cpuset.cpus").is_empty());
         assert!(!cgroup.read("cpuset", "cpuset.mems").is_empty());
         let ask = |quota, period| {
