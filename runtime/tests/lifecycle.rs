@@ -287,10 +287,8 @@ fn limits_are_moved_within_the_lease_and_never_beyond_it() {
     };
     let read = |controller: &str, v1: &str, v2: &str| {
         let dirs = &created.cgroup;
-        let file = dirs
-            .unified
-            .as_ref()
-            .map_or_else(|| dirs.v1.get(controller).unwrap().join(v1), |dir| dir.join(v2));
+        let file =
+            dirs.unified.as_ref().map_or_else(|| dirs.v1[controller].join(v1), |dir| dir.join(v2));
         fs::read_to_string(file).unwrap().trim().to_owned()
     };
     let memory = || read("memory", "memory.limit_in_bytes", "memory.max");
