@@ -8,7 +8,8 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use nix::sched::CloneFlags;
 
 /// Links of `/proc/self/task` while this process has one thread: itself, its parent, the thread.
-const TASK_LINKS_SINGLE: u64 = 3;
+/// The kernel's own number has another width on other architectures.
+const TASK_LINKS_SINGLE: u128 = 3;
 
 /// From `linux/sched.h`; libc's own does not hold it.
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
@@ -59,7 +60,7 @@ pub(crate) fn fork(
     cgroup: Option<BorrowedFd<'_>>,
     namespaces: CloneFlags,
 ) -> io::Result<Fork> {
-    if rustix::fs::stat("/proc/self/task")?.st_nlink != TASK_LINKS_SINGLE {
+    if u128::from(rustix::fs::stat("/proc/self/task")?.st_nlink) != TASK_LINKS_SINGLE {
         return Err(io::Error::other("this process has more than one thread"));
     }
     let mut pidfd: RawFd = -1;

@@ -250,7 +250,8 @@ impl<'a> Unpacker<'a> {
         if !linkable {
             return Err(hostile(format!("a hard link to no file: {}", shown_link())));
         }
-        if stat.st_nlink >= self.limits.hard_links {
+        // Of another width on other architectures.
+        if u128::from(stat.st_nlink) >= u128::from(self.limits.hard_links) {
             return Err(too_large(format!(
                 "a file with more than {} hard links",
                 self.limits.hard_links
