@@ -6,11 +6,13 @@
 //! Nothing is decided here (rule 2). Grouping annotations are not read: one shim a container.
 //!
 //! The listening socket is made here, so that it exists before the address is told, and is handed
-//! to the server as its descriptor 0.
+//! to the server as its descriptor 0. As its descriptor 1 it gets the end of a pipe, on which it is told
+//! that the address was: when containerd ends this process before that, because its client has gone, the
+//! server would be known to nobody, and ends too.
 
 use std::env;
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, PipeWriter, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -31,6 +33,8 @@ const PROGRAM: &str = "containerd-shim-nimbus-v1";
 /// Set by containerd to ask for a core scheduling domain.
 const SCHED_CORE_VARIABLE: &str = "SCHED_CORE";
 const OOM_SCORE_ADJ_MAX: i32 = 1000;
+/// What a server is told once its address was.
+pub(crate) const TOLD: u8 = 1;
 
 /// Why no server was started.
 #[derive(Debug, thiserror::Error)]
@@ -74,22 +78,30 @@ pub(crate) fn start(identity: &Identity) -> Result<(), StartError> {
     let socket = paths.socket(&identity.address, &identity.key);
     let address = address_of(&socket);
     make_socket_dir(&paths.socket_dir())?;
-    if let Some(listener) = listen(&socket)? {
-        let served = spawn(identity, listener).and_then(|mut child| {
+    let told = if let Some(listener) = listen(&socket)? {
+        let served = spawn(identity, listener).and_then(|(mut child, told)| {
             let cgroup = cgroup.iter().try_for_each(|cgroup| bootstrap::enter(cgroup, child.id()));
             let placed = cgroup.map_err(StartError::Cgroup);
-            placed.and_then(|()| write_address(&address)).inspect_err(|_failed| {
+            let placed = placed.and_then(|()| write_address(&address));
+            placed.map(|()| told).inspect_err(|_failed| {
                 // A server that containerd could not find again must not stay.
                 let _gone = child.kill();
                 let _reaped = child.wait();
             })
         });
-        served.inspect_err(|_failed| drop(fs::remove_file(&socket)))?;
+        Some(served.inspect_err(|_failed| drop(fs::remove_file(&socket)))?)
     } else {
         write_address(&address)?;
-    }
+        None
+    };
     let mut stdout = io::stdout().lock();
-    stdout.write_all(address.as_bytes()).and_then(|()| stdout.flush()).map_err(StartError::Stdout)
+    stdout
+        .write_all(address.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(StartError::Stdout)?;
+    // A server that has ended meanwhile is found out by whoever connects to it.
+    let _ended = told.map(|mut told| told.write_all(&[TOLD]));
+    Ok(())
 }
 
 fn make_socket_dir(path: &Path) -> Result<(), StartError> {
@@ -124,7 +136,8 @@ fn bind_private(socket: &Path) -> io::Result<UnixListener> {
     bound
 }
 
-fn spawn(identity: &Identity, listener: UnixListener) -> Result<Child, StartError> {
+/// The server, and what it waits for.
+fn spawn(identity: &Identity, listener: UnixListener) -> Result<(Child, PipeWriter), StartError> {
     if env::var_os(SCHED_CORE_VARIABLE).is_some_and(|value| !value.is_empty()) {
         // A core of its own against SMT leaks between tenants; kernels without it refuse.
         let _best_effort = rustix::thread::create_core_scheduling_cookie(
@@ -132,6 +145,7 @@ fn spawn(identity: &Identity, listener: UnixListener) -> Result<Child, StartErro
             CoreSchedulingScope::ThreadGroup,
         );
     }
+    let (waits, told) = io::pipe().map_err(StartError::Spawn)?;
     // By its real path, so that the server's name in a process list is not "exe".
     let program = env::current_exe().unwrap_or_else(|_unknown| PathBuf::from("/proc/self/exe"));
     let mut command = Command::new(program);
@@ -141,7 +155,7 @@ fn spawn(identity: &Identity, listener: UnixListener) -> Result<Child, StartErro
         .args(["-id", identity.key.id.as_str()])
         .args(["-address", &identity.address])
         .stdin(Stdio::from(OwnedFd::from(listener)))
-        .stdout(Stdio::null())
+        .stdout(Stdio::from(OwnedFd::from(waits)))
         .stderr(Stdio::null())
         .process_group(0);
     if identity.debug {
@@ -149,7 +163,7 @@ fn spawn(identity: &Identity, listener: UnixListener) -> Result<Child, StartErro
     }
     let child = command.spawn().map_err(StartError::Spawn)?;
     raise_oom_score(child.id());
-    Ok(child)
+    Ok((child, told))
 }
 
 /// One more than containerd's, so that the kernel takes a shim before it takes containerd.

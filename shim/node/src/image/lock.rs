@@ -117,6 +117,6 @@ mod tests {
             drop(held);
             waiting.join().unwrap().unwrap();
         });
-        assert!(deadline.waiting_left() + wait <= Duration::from_mins(1));
+        assert!(deadline.waiting_left() < Duration::from_mins(1));
     }
 }

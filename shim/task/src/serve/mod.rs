@@ -2,8 +2,8 @@
 //!
 //! Takes its listening socket as descriptor 0, serves the task API under the names of v2 and v3,
 //! and ends when containerd asks it to (Shutdown, with no container left), when it is asked to by
-//! `SIGTERM` while nothing runs, or when no container was ever made and containerd is gone. It
-//! removes its socket when it ends.
+//! `SIGTERM` while nothing runs, when nobody was told its address (see `start`), or when there has been
+//! no container for a while. It removes its socket when it ends.
 //!
 //! Limits: [`IDLE_LOOK`], [`EVENTS_PATIENCE`], [`ANSWER_PAUSE`]; each connection's are ttrpc's.
 
@@ -24,7 +24,7 @@ mod update;
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,8 +38,10 @@ use containerd_shim_protos::ttrpc::{self, asynchronous::Server};
 use nimbus_api::clock::UnixSeconds;
 use nimbus_api::error::Chain;
 use nimbus_api::id::ContainerKey;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::sockopt::socket_acceptconn;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -48,6 +50,7 @@ use crate::log::Log;
 use crate::paths::Paths;
 use crate::process::Family;
 use crate::runtime::Launcher;
+use crate::start::TOLD;
 use events::Publisher;
 use service::TaskService;
 
@@ -55,9 +58,13 @@ use service::TaskService;
 const EVENTS_VARIABLE: &str = "TTRPC_ADDRESS";
 const SERVICE_V3: &str = "containerd.task.v3.Task";
 const SERVICE_V2: &str = "containerd.task.v2.Task";
-/// How often a server that has no container looks whether containerd is still there; at the second
-/// look without it the server ends.
+/// How often a server that has no container looks whether containerd is still there.
 const IDLE_LOOK: Duration = Duration::from_mins(1);
+/// At this many looks in a row without a container and without containerd the server ends.
+const LOOKS_ALONE: u32 = 2;
+/// At this many without a container it ends in any case: containerd asks for one right after `start`,
+/// and if it could not, and could not say so, nobody else ever will.
+const LOOKS_IDLE: u32 = 5;
 /// How long the last events may take to be delivered.
 const EVENTS_PATIENCE: Duration = Duration::from_secs(2);
 /// Between the answer to Shutdown and the end of the connection it is written to.
@@ -131,6 +138,7 @@ impl SocketFile {
 /// Serves until it is told to end.
 pub(crate) fn serve(identity: Identity) -> Result<(), ServeError> {
     let listener = take_listener()?;
+    let told = take_told()?;
     // Orphans of the runtime come to us and are reaped.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| ServeError::Setup("become a subreaper", error.into()))?;
@@ -142,7 +150,8 @@ pub(crate) fn serve(identity: Identity) -> Result<(), ServeError> {
         .map_err(|error| ServeError::Setup("make an event loop", error))?;
     let paths = Paths::from_environment();
     let socket = Arc::new(SocketFile::new(paths.socket(&identity.address, &identity.key)));
-    let served = event_loop.block_on(run(identity, paths, (listener, Arc::clone(&socket))));
+    let taken = (listener, told, Arc::clone(&socket));
+    let served = event_loop.block_on(run(identity, paths, taken));
     // A disk that hangs must not keep the process.
     event_loop.shutdown_timeout(Duration::ZERO);
     socket.remove();
@@ -171,10 +180,28 @@ fn take_listener() -> Result<StdUnixListener, ServeError> {
     Ok(listener)
 }
 
+/// The pipe on which `start` says that the address was told, moved away from descriptor 1; none when a
+/// person has started this program.
+fn take_told() -> Result<Option<OwnedFd>, ServeError> {
+    let setup = |what| move |error: rustix::io::Errno| ServeError::Setup(what, error.into());
+    let stdout = io::stdout();
+    let stat = rustix::fs::fstat(&stdout).map_err(setup("look at standard output"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
+        return Ok(None);
+    }
+    let told = stdout.as_fd().try_clone_to_owned();
+    let told = told.map_err(|error| ServeError::Setup("take the pipe of start", error))?;
+    rustix::io::ioctl_fionbio(&told, true).map_err(setup("make a pipe non-blocking"))?;
+    rustix::fs::open("/dev/null", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .and_then(rustix::stdio::dup2_stdout)
+        .map_err(setup("let go of standard output"))?;
+    Ok(Some(told))
+}
+
 async fn run(
     identity: Identity,
     paths: Paths,
-    (listener, socket): (StdUnixListener, Arc<SocketFile>),
+    (listener, told, socket): (StdUnixListener, Option<OwnedFd>, Arc<SocketFile>),
 ) -> Result<(), ServeError> {
     let bundle = identity.bundle.as_deref().unwrap_or(Path::new("."));
     let log = Log::open(bundle, identity.key.id.as_str(), identity.debug);
@@ -199,7 +226,8 @@ async fn run(
     let containerd = PathBuf::from(identity.address);
     tokio::select! {
         () = context.shutdown.notified() => tokio::time::sleep(ANSWER_PAUSE).await,
-        () = idle(&service, &containerd) => context.log.warn("ending: nothing to do and containerd is gone"),
+        () = idle(&service, &containerd) => context.log.warn("ending: there is nothing to do"),
+        () = untold(told) => context.log.warn("ending: nobody was told where this server is"),
         done = signals(&service, &context) => done?,
     }
     context.socket.remove();
@@ -229,13 +257,25 @@ fn serve_tasks(
         .register_service(v2))
 }
 
-/// Returns when no container is here and containerd has been away for two looks.
+/// Returns when no container has been here for some looks: fewer when containerd is away as well.
 async fn idle(service: &TaskService, containerd: &Path) {
-    let mut missed = 0;
-    while missed < 2 {
+    let (mut idle, mut alone) = (0, 0);
+    while idle < LOOKS_IDLE && alone < LOOKS_ALONE {
         tokio::time::sleep(IDLE_LOOK).await;
-        let alone = service.is_empty() && StdUnixStream::connect(containerd).is_err();
-        missed = if alone { missed + 1 } else { 0 };
+        idle = if service.is_empty() { idle + 1 } else { 0 };
+        let away = idle > 0 && StdUnixStream::connect(containerd).is_err();
+        alone = if away { alone + 1 } else { 0 };
+    }
+}
+
+/// Returns when `start` has ended without telling anybody.
+async fn untold(told: Option<OwnedFd>) {
+    let told = told.and_then(|told| pipe::Receiver::from_owned_fd(told).ok());
+    let Some(mut told) = told else { return std::future::pending().await };
+    let mut byte = [0];
+    match told.read(&mut byte).await {
+        Ok(1) if byte == [TOLD] => std::future::pending().await,
+        Ok(_) | Err(_) => {}
     }
 }
 

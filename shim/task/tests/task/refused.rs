@@ -1,6 +1,7 @@
 //! Whatever is not granted: nothing runs, the answer says why, and nothing is left.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -35,6 +36,36 @@ fn start_answers_with_a_bare_address_and_nothing_else() {
     assert_eq!(lab.start(), address);
     assert_eq!(Shim::connect(&address, &lab).pid, first);
     Shim::connect(&address, &lab).shut_down();
+    lab.assert_nothing_left();
+}
+
+/// containerd ends `start` when the client that it is for has gone.
+#[test]
+fn a_start_that_is_killed_at_any_instant_leaves_no_server_that_nobody_knows() {
+    let lab = Lab::new();
+    let id = lab.key.id.to_string();
+    let servers = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.filter_map(|one| fs::read_to_string(one.path().join("cmdline")).ok());
+        lines.filter(|line| line.split('\0').any(|word| word == id)).count()
+    };
+    let mut killed_in_time = 0;
+    for step in 0..60_u32 {
+        let mut start = lab.command(&["start"]).stdout(Stdio::piped()).spawn().unwrap();
+        thread::sleep(Duration::from_micros(u64::from(step) * 100));
+        start.kill().unwrap();
+        let output = start.wait_with_output().unwrap();
+        let address = String::from_utf8(output.stdout).unwrap();
+        if output.status.success() {
+            Shim::connect(&address, &lab).shut_down();
+        } else {
+            killed_in_time += 1;
+        }
+        wait_until("no server is left", || servers() == 0);
+    }
+    assert!(killed_in_time > 0);
+    // A socket that was made for no server is taken over by the next, or goes with the bundle.
+    lab.delete();
     lab.assert_nothing_left();
 }
 
