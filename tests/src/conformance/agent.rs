@@ -88,7 +88,7 @@ fn grant(stream: &UnixStream, admit: &Admit, layer: &Path) -> Outcome {
     Ok(())
 }
 
-/// The program of [`plan::FILTER`], sealed.
+/// The program of [`plan::filter`], sealed.
 fn filter() -> Result<OwnedFd, Failure> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file = File::from(memfd_create("filter", flags)?);
