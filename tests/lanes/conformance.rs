@@ -1,6 +1,7 @@
-//! Lane `conformance`: vectors that nobody here wrote, through the program `nimbus-verify`.
+//! Lane `conformance`: what others say is right. Containers beside runc's, see
+//! [`nimbus_tests::conformance`]; vectors that nobody here wrote, through the program `nimbus-verify`.
 //!
-//! They lie beside the repository (`../shared/vectors`), not in it; without them each is reported as
+//! The vectors lie beside the repository (`../shared/vectors`), not in it; without them each is reported as
 //! skipped. Expectations are those of their README.
 #![forbid(unsafe_code)]
 
@@ -31,6 +32,7 @@ const ATTESTATIONS: (&str, usize) = ("attestations", 35);
 fn main() -> ExitCode {
     let mut cases = suite();
     cases.extend(attestations());
+    cases.extend(nimbus_tests::conformance::cases());
     lane::main("conformance", &cases)
 }
 

@@ -13,6 +13,8 @@
 pub mod bench;
 pub mod certificates;
 pub mod child;
+pub mod conformance;
+pub mod containerd;
 pub mod ctl;
 pub mod ctr;
 pub mod demo;

@@ -17,7 +17,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("protobuf-compiler", "build script of the crate containerd-client"),
     ("libprotobuf-dev", "google/protobuf/*.proto for the same"),
     ("containerd", "the containerd that the lanes drive, and ctr"),
-    ("runc", "peer of the benchmarks"),
+    ("runc", "peer of the benchmarks and of the conformance lane"),
     ("crun", "peer of the benchmarks"),
     ("docker-registry", "the loopback registry of the lanes"),
     ("umoci", "makes and unpacks images for comparison in the image store's tests"),

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use jobs::{Ended, Submission, Submitted};
 pub use settle::end;
+pub(crate) use settle::sweep;
 
 use crate::child::{Program, tail};
 use crate::ctl::Ctl;
@@ -24,7 +25,7 @@ use crate::images::{Published, busybox_with};
 use crate::mint::Stolen;
 use crate::policy::Keys;
 use crate::specimen::Specimen;
-use crate::{Failure, Outcome, leftovers};
+use crate::{Failure, Outcome, containerd, leftovers};
 
 /// The trust domain of every lab: control's default.
 pub const DOMAIN: &str = "nimbus.local";
@@ -35,7 +36,7 @@ pub const PREFIX: &str = "nimbus-lab-";
 /// How long a specimen's heartbeat is young enough for leases of some minutes.
 const SPECIMEN_AGE: Duration = Duration::from_mins(2);
 /// containerd's socket in a lab's directory.
-pub const CONTAINERD_SOCKET: &str = "containerd.sock";
+pub const CONTAINERD_SOCKET: &str = containerd::SOCKET;
 /// Lines of each log that are shown when a case fails.
 const LOG_LINES: usize = 40;
 
@@ -147,7 +148,7 @@ impl Lab {
 
     /// Where shim and agent meet.
     pub fn run_dir(&self) -> PathBuf {
-        self.path("run")
+        self.path(containerd::RUN_DIR)
     }
 
     /// Control's data directory.

@@ -9,13 +9,13 @@ use nix::sys::signal::{Signal, kill};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{CONTAINERD_SOCKET, Lab, NODE};
+use super::{Lab, NODE};
 use crate::child::Program;
 use crate::ctl::{field, truth_of};
 use crate::ctr::Said;
 use crate::failure::During as _;
 use crate::wait::until;
-use crate::{Failure, Outcome, ensure, proc};
+use crate::{Failure, Outcome, containerd, ensure, proc};
 
 /// What the lab's node has for jobs.
 const CAPACITY: Capacity =
@@ -74,40 +74,7 @@ impl Lab {
     /// Starts containerd; the shim is found in the directory of the programs and inherits the run
     /// directory.
     pub fn start_containerd(&mut self) -> Outcome {
-        let config = self.path("containerd.toml");
-        let text = |name: &str| self.path(name).display().to_string();
-        let mut table = toml::toml! {
-            version = 2
-            disabled_plugins = ["io.containerd.grpc.v1.cri"]
-        };
-        table.insert("root".to_owned(), text("containerd").into());
-        table.insert("state".to_owned(), text("containerd-state").into());
-        for (name, socket) in [("grpc", CONTAINERD_SOCKET), ("ttrpc", "containerd.sock.ttrpc")] {
-            let address = toml::Table::from_iter([("address".to_owned(), text(socket).into())]);
-            table.insert(name.to_owned(), address.into());
-        }
-        let opt = toml::Table::from_iter([("path".to_owned(), text("opt").into())]);
-        let plugin = "io.containerd.internal.v1.opt".to_owned();
-        table.insert("plugins".to_owned(), toml::Table::from_iter([(plugin, opt.into())]).into());
-        fs::write(&config, table.to_string())?;
-        let path = std::env::var("PATH").unwrap_or_default();
-        // containerd leaves what it unpacks of a checkpoint in its temporary directory.
-        let temporary = self.path("containerd-tmp");
-        fs::create_dir_all(&temporary)?;
-        let mut command = Command::new("containerd");
-        command
-            .arg("--config")
-            .arg(&config)
-            .env("PATH", format!("{}:{path}", self.bin.display()))
-            .env("TMPDIR", &temporary)
-            .env("NIMBUS_RUN_DIR", self.run_dir());
-        let mut program = Program::start("containerd", &mut command, &self.log("containerd"))?;
-        let ctr = self.ctr();
-        until("containerd to answer", || {
-            program.check()?;
-            Ok(ctr.ask(&["version"])?.good().ok())
-        })?;
-        self.containerd = Some(program);
+        self.containerd = Some(containerd::start(&self.dir, &self.bin, &self.log("containerd"))?);
         Ok(())
     }
 

@@ -72,7 +72,7 @@ pub fn end(dir: &Path) -> Outcome {
 }
 
 /// Kills and removes whatever names the directory of a lab or one of its containers.
-fn sweep(dir: &Path, ids: &BTreeSet<String>) -> Outcome {
+pub(crate) fn sweep(dir: &Path, ids: &BTreeSet<String>) -> Outcome {
     let mut left = Vec::new();
     for _round in 0..ROUNDS {
         kill_all_of(dir);
