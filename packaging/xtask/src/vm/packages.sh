@@ -19,12 +19,13 @@ step() {
     fi
 }
 
-# What is on the disk, accounts among it; not what other programs keep of their own accord.
+# What is on the disk, accounts among it; not what other programs keep of their own accord: containerd makes
+# /etc/cni/net.d when it starts.
 traces() {
     find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp \
         -o -path /nimbus -o -path "$NIMBUS_BIN_DIR" -o -path /var/log -o -path /var/cache \
         -o -path /var/lib/dpkg -o -path /var/lib/containerd -o -path "$work" -o -path /srv/images \
-        -o -path /var/tmp -o -path '/etc/*-' -o -path /var/lib/systemd/timers \) -prune -o -print
+        -o -path /etc/cni -o -path /var/tmp -o -path '/etc/*-' -o -path /var/lib/systemd/timers \) -prune -o -print
     getent passwd
     getent group
     cat /etc/shadow
