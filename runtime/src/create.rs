@@ -58,6 +58,8 @@ pub(crate) struct Job {
     /// Checked when given.
     pub(crate) limits: Option<LeasedResources>,
     pub(crate) program: Option<Program>,
+    /// The network namespace that it joins instead of a new one.
+    pub(crate) network: Option<OwnedFd>,
     /// None when it gets a terminal.
     pub(crate) stdio: Option<[OwnedFd; 3]>,
     pub(crate) kin: Kin,
@@ -137,7 +139,7 @@ fn attempt(
     let process = &spec.process;
     let wanted = spec::wanted(process)?;
     let credentials = Credentials::wished(&process.user, &process.capabilities)?;
-    let namespaces = Namespaces::open(&spec.linux.namespaces)?;
+    let namespaces = Namespaces::open(&spec.linux.namespaces, job.network)?;
     if let Some(stdio) = &job.stdio {
         give_pipes(stdio, process.user.uid, process.user.gid)?;
     }
@@ -184,6 +186,7 @@ fn attempt(
         return Err(RuntimeError::refused(RefusalCode::RuntimeTimeout, "the deadline has passed"));
     }
     record.created(Identity::of(pid)?);
+    proof::network(pid, namespaces.leased_network())?;
     let proven = proof::init(pid, &job.spec, job.program.is_some(), hosts, &record.cgroup)?;
     record.write(layout)?;
     Ok((proven, terminal))

@@ -33,7 +33,7 @@ use crate::namespaces::Namespaces;
 use crate::process::channel::Inside;
 use crate::process::{Becoming, Gate};
 use crate::rootfs::{self, Root};
-use crate::spec::model::{Mount, NamespaceKind, Spec};
+use crate::spec::model::{Mount, Spec};
 use crate::spec::options::{self, Options};
 use crate::sys::mount::{Change, change};
 use crate::sys::{net, signal};
@@ -92,7 +92,7 @@ impl Init<'_> {
         if let Some(adjust) = self.spec.process.oom_score_adj {
             fs::write("/proc/self/oom_score_adj", adjust.to_string()).doing("set oom_score_adj")?;
         }
-        if self.namespaces.has_fresh(NamespaceKind::Network) {
+        if self.namespaces.has_new_network() {
             net::loopback_up().doing("bring up the loopback device")?;
         }
         self.name()?;

@@ -1,11 +1,12 @@
 //! Which namespaces a container has: new ones, ones that it joins, and the host's for the rest.
 //!
 //! Those that are joined are opened once, by the process that makes the container, and entered by that
-//! descriptor. The mount namespace is always a new one. A plan never joins any; whether it may have
-//! the host's is decided where its specification is checked.
+//! descriptor. The mount namespace is always a new one. A plan's specification never names one to join;
+//! whether it may have the host's is decided where it is checked. The network namespace of a plan with an
+//! allow-list comes as a descriptor and takes the place of the new one that the specification asks for.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nimbus_api::RefusalCode;
 use nix::sched::CloneFlags;
@@ -21,13 +22,18 @@ use crate::sysctl::Own;
 pub(crate) struct Namespaces {
     fresh: Vec<NamespaceKind>,
     joined: Vec<(NamespaceKind, OwnedFd)>,
+    /// The network namespace among them came with the plan: nobody has been in it before.
+    leased: bool,
 }
 
 impl Namespaces {
-    /// Opens those that are to be joined.
-    pub(crate) fn open(wanted: &[Namespace]) -> Result<Self, RuntimeError> {
+    /// Opens those that are to be joined. `network` is the one that came with the plan.
+    pub(crate) fn open(
+        wanted: &[Namespace],
+        network: Option<OwnedFd>,
+    ) -> Result<Self, RuntimeError> {
         let refused = |detail: String| RuntimeError::refused(RefusalCode::RuntimeFailed, detail);
-        let mut found = Self { fresh: Vec::new(), joined: Vec::new() };
+        let mut found = Self { fresh: Vec::new(), joined: Vec::new(), leased: false };
         for one in wanted {
             let twice = found.fresh.contains(&one.kind)
                 || found.joined.iter().any(|(kind, _)| *kind == one.kind);
@@ -46,12 +52,33 @@ impl Namespaces {
         if !found.has_fresh(NamespaceKind::Mount) {
             return Err(refused("a container has a mount namespace of its own".to_owned()));
         }
+        if let Some(network) = network {
+            let Some(place) = found.fresh.iter().position(|one| *one == NamespaceKind::Network)
+            else {
+                let detail = "a network came for a container without a network namespace";
+                return Err(refused(detail.to_owned()));
+            };
+            found.fresh.swap_remove(place);
+            found.joined.push((NamespaceKind::Network, network));
+            found.leased = true;
+        }
         Ok(found)
     }
 
     /// Whether there is a new one of this kind.
     pub(crate) fn has_fresh(&self, kind: NamespaceKind) -> bool {
         self.fresh.contains(&kind)
+    }
+
+    /// Whether its network namespace is its own from the beginning, so that its loopback device is down.
+    pub(crate) fn has_new_network(&self) -> bool {
+        self.leased || self.has_fresh(NamespaceKind::Network)
+    }
+
+    /// The network namespace that came with the plan.
+    pub(crate) fn leased_network(&self) -> Option<BorrowedFd<'_>> {
+        let mut joined = self.joined.iter().filter(|_| self.leased);
+        joined.find(|(kind, _)| *kind == NamespaceKind::Network).map(|(_, fd)| fd.as_fd())
     }
 
     /// Those whose parameters are not the host's.
@@ -114,7 +141,7 @@ mod tests {
     use super::*;
 
     fn of(json: &str) -> Result<Namespaces, RuntimeError> {
-        Namespaces::open(&serde_json::from_str::<Vec<Namespace>>(json).unwrap())
+        Namespaces::open(&serde_json::from_str::<Vec<Namespace>>(json).unwrap(), None)
     }
 
     #[test]
@@ -128,5 +155,21 @@ mod tests {
         let found = found.unwrap();
         assert_eq!(found.born_in(), CloneFlags::CLONE_NEWNS);
         assert_eq!(found.own(), Own { uts: true, ..Own::default() });
+    }
+
+    #[test]
+    fn a_leased_network_takes_the_place_of_a_new_one_and_of_no_other() {
+        let with = |json: &str| {
+            let network = std::fs::File::open("/proc/self/ns/net").unwrap().into();
+            Namespaces::open(&serde_json::from_str::<Vec<Namespace>>(json).unwrap(), Some(network))
+        };
+        let found = with(r#"[{"type":"mount"},{"type":"network"},{"type":"ipc"}]"#).unwrap();
+        assert!(found.leased_network().is_some() && found.has_new_network());
+        assert_eq!(found.born_in(), CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC);
+        assert!(found.own().network);
+        assert!(with(r#"[{"type":"mount"}]"#).is_err());
+        let joins = r#"[{"type":"mount"},{"type":"network","path":"/proc/self/ns/net"}]"#;
+        assert!(with(joins).is_err());
+        assert!(of(joins).unwrap().leased_network().is_none());
     }
 }

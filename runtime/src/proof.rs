@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use nimbus_api::runtime::CgroupPaths;
@@ -66,6 +67,25 @@ pub(crate) fn init(
     membership(pid, hosts, cgroup)?;
     process(pid, spec, filtered)?;
     Ok(Proven { pid })
+}
+
+/// Proves that the init process is in the network namespace that came with the plan, and that this is
+/// not the host's.
+pub(crate) fn network(pid: i32, leased: Option<BorrowedFd<'_>>) -> Result<(), RuntimeError> {
+    let Some(leased) = leased else { return Ok(()) };
+    let of = |pid: &str| {
+        let found = rustix::fs::stat(format!("/proc/{pid}/ns/net"));
+        found.map(|found| (found.st_dev, found.st_ino)).doing("look at a network namespace")
+    };
+    let wanted = rustix::fs::fstat(leased).doing("look at the leased network namespace")?;
+    let wanted = (wanted.st_dev, wanted.st_ino);
+    if wanted == of("self")? {
+        return Err(RuntimeError::unproven("the leased network namespace is the host's"));
+    }
+    if of(&pid.to_string())? != wanted {
+        return Err(RuntimeError::unproven("the init process is in another network namespace"));
+    }
+    Ok(())
 }
 
 /// Checks capabilities, no_new_privs and, when `filtered`, that there is one filter more than this

@@ -171,7 +171,8 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
     let layers = plan.rootfs.layers.len();
     let terminal = plan.spec.pointer("/process/terminal").and_then(Value::as_bool) == Some(true);
     let stdio = if terminal { 0 } else { STDIO };
-    if layers == 0 || layers > LAYERS_MAX || fds.len() != layers + 1 + stdio {
+    let networks = usize::from(plan.egress.has_network());
+    if layers == 0 || layers > LAYERS_MAX || fds.len() != layers + networks + 1 + stdio {
         let detail = format!("{} descriptors came with a plan of {layers} layers", fds.len());
         return Err(invalid(detail));
     }
@@ -179,6 +180,7 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
     let mut fds = fds.into_iter();
     let program = fds.next().map(|memfd| read_program(memfd, &plan.seccomp)).transpose()?;
     let layers = fds.by_ref().take(layers).collect();
+    let network = fds.by_ref().take(networks).next();
     let stdio = fds.collect::<Vec<_>>().try_into().ok();
     Ok(Job {
         spec: plan.spec,
@@ -187,6 +189,7 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
         devices: Some(plan.devices),
         limits: Some(plan.resources),
         program,
+        network,
         stdio,
         kin: Kin::Sibling,
     })

@@ -57,6 +57,9 @@ impl Ctl {
         for entry in &submission.env {
             command.arg("--env").arg(entry);
         }
+        for rule in &submission.allow {
+            command.arg("--allow").arg(rule);
+        }
         if let Some(id) = &submission.request_id {
             command.arg("--request-id").arg(id);
         }

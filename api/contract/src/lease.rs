@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::UnixSeconds;
 use crate::digest::Digest;
 use crate::dsse::SigningKey;
+use crate::egress::EgressRules;
 use crate::id::{JobId, KeyId, LeaseId, NodeThumbprint, OrgId, TrustDomain};
 use crate::keys::{KeyPurpose, KeySet};
 use crate::refusal::{Refusal, RefusalCode};
@@ -149,11 +150,21 @@ pub struct LeasedSeccomp {
 }
 
 /// Network of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeasedEgress {
     /// A network namespace with a loopback device and nothing else.
     None,
+    /// Connections to these, enforced on the host's side, and nothing else. A node that does not know
+    /// it cannot read the lease, and refuses it.
+    Allow(EgressRules),
+}
+
+impl LeasedEgress {
+    /// Whether the job has a network besides its loopback device.
+    pub const fn has_network(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
 }
 
 /// The policy that control had when it signed.

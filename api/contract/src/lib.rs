@@ -12,6 +12,7 @@
 pub mod clock;
 pub mod digest;
 pub mod dsse;
+pub mod egress;
 pub mod error;
 pub mod frame;
 pub mod id;

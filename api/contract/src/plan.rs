@@ -2,7 +2,7 @@
 //!
 //! `nimbus_hooks::admit` makes it, the node agent records and hands it over, the shim judges Exec
 //! and Update by it, `nimbus-runtime` enforces it. It travels as JSON; [`Plan::digest`] is over
-//! exactly those bytes. Descriptors (filter, layers) go beside it and are named in it by hash or
+//! exactly those bytes. Descriptors (filter, layers, network namespace) go beside it and are named in it by hash or
 //! position, never by path.
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ pub const PLAN_VERSION: u32 = 1;
 /// Longest plan, as JSON.
 pub const PLAN_BYTES_MAX: usize = 1 << 20;
 /// Most layers of a root filesystem: each is a descriptor in one message, of which the kernel
-/// takes 253 (`SCM_MAX_FD`), and four more go along.
+/// takes 253 (`SCM_MAX_FD`), and five more go along.
 pub const LAYERS_MAX: usize = 128;
 
 /// What the kernel is to enforce.

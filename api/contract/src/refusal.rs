@@ -223,6 +223,10 @@ refusals! {
     SpecResourcesForbidden => "spec.resources_forbidden", Permission, "the specification asks for more resources than the lease grants", "ask for them when submitting";
     /// the specification adds a device that the lease does not name
     DeviceNotLeased => "device.not_leased", Permission, "the specification adds a device that the lease does not name", "remove it; devices come from the lease only";
+    /// the lease's allow-list names what no job may reach
+    EgressForbidden => "egress.forbidden", Permission, "the lease's allow-list names what no job may reach", "leave out loopback, link-local, multicast and metadata addresses";
+    /// the node could not make the job's network
+    NetworkUnavailable => "network.unavailable", Unavailable, "the node could not make the job's network", "see the node agent's log, and docs/network.md for what a node needs";
     /// the image has a symlink where /dev, /proc or /sys must be a directory
     RootfsHostile => "rootfs.hostile", Permission, "the image has a symlink where /dev, /proc or /sys must be a directory", "do not trust that image";
     /// the node agent does not answer

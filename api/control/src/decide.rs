@@ -67,7 +67,7 @@ fn is_final(reason: &str) -> bool {
     }
     let by_itself =
         [RefusalCode::RuntimeExec, RefusalCode::RuntimeUnproven, RefusalCode::VerifyTooLarge];
-    let kinds = ["image.", "policy.", "spec.", "device.", "rootfs.", "job."];
+    let kinds = ["image.", "policy.", "spec.", "device.", "rootfs.", "job.", "egress."];
     by_itself.contains(&code) || kinds.iter().any(|kind| reason.starts_with(kind))
 }
 

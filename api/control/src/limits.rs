@@ -49,6 +49,9 @@ pub(crate) const WORDS_MAX: usize = 1024;
 pub(crate) const WORD_BYTES_MAX: usize = 128 << 10;
 /// Longest image name and working directory.
 pub(crate) const NAME_BYTES_MAX: usize = 1024;
+/// An image's name and its job's allow-list together: with the rest of the claims a lease of these is
+/// within the size of a token.
+pub(crate) const LEASE_TEXT_BYTES_MAX: usize = 1536;
 /// User and group ids are below this.
 pub(crate) const UID_END: u32 = 1 << 31;
 /// Most attempts of a job.

@@ -5,13 +5,14 @@
 use std::fmt;
 
 use nimbus_api::Digest;
+use nimbus_api::egress::{EGRESS_RULES_MAX, EgressRule, EgressRules};
 use nimbus_api::lease::{SECCOMP_DEFAULT, SECCOMP_PROFILES};
 use nimbus_api::proto::control::v1::{Image, JobSpec, Resources};
 
 use crate::limits::{
-    ATTEMPTS_DEFAULT, ATTEMPTS_MAX, BUNDLE_BYTES_MAX, BUNDLES_MAX, CPU_MILLIS_MAX, LOG_BYTES_MAX,
-    MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, NAME_BYTES_MAX, PIDS_MAX, RUNTIME_SECONDS_DEFAULT,
-    RUNTIME_SECONDS_MAX, UID_END, WORD_BYTES_MAX, WORDS_MAX,
+    ATTEMPTS_DEFAULT, ATTEMPTS_MAX, BUNDLE_BYTES_MAX, BUNDLES_MAX, CPU_MILLIS_MAX,
+    LEASE_TEXT_BYTES_MAX, LOG_BYTES_MAX, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, NAME_BYTES_MAX,
+    PIDS_MAX, RUNTIME_SECONDS_DEFAULT, RUNTIME_SECONDS_MAX, UID_END, WORD_BYTES_MAX, WORDS_MAX,
 };
 
 /// Platform of an image that names none.
@@ -56,6 +57,7 @@ pub(crate) fn check(mut spec: JobSpec) -> Result<JobSpec, FieldProblem> {
     check_process(&spec)?;
     spec.resources = Some(check_resources(spec.resources.unwrap_or_default())?);
     check_bundles(&spec.bundles)?;
+    spec.egress = check_egress(&spec)?;
     match spec.max_runtime_seconds {
         0 => spec.max_runtime_seconds = RUNTIME_SECONDS_DEFAULT,
         1..=RUNTIME_SECONDS_MAX => {}
@@ -205,6 +207,38 @@ fn check_bundles(bundles: &[Vec<u8>]) -> Result<(), FieldProblem> {
     Ok(())
 }
 
+/// The allow-list as it will be signed.
+fn check_egress(spec: &JobSpec) -> Result<Vec<String>, FieldProblem> {
+    const FIELD: &str = "spec.egress";
+    if spec.egress.len() > EGRESS_RULES_MAX {
+        return Err(too_large(FIELD, spec.egress.len(), EGRESS_RULES_MAX));
+    }
+    let Some(rules) = egress(&spec.egress).map_err(|problem| wrong(FIELD, problem))? else {
+        return Ok(Vec::new());
+    };
+    if let Some((rule, why)) = rules.as_slice().iter().find_map(|r| Some((r, r.forbidden()?))) {
+        return Err(wrong(FIELD, format_args!("{rule} is {why}, which no job may reach")));
+    }
+    let rules: Vec<_> = rules.as_slice().iter().map(EgressRule::to_string).collect();
+    let name = spec.image.as_ref().map_or(0, |image| image.name.len());
+    let bytes = name + rules.iter().map(String::len).sum::<usize>();
+    if bytes > LEASE_TEXT_BYTES_MAX {
+        let found = format!("{bytes} bytes with the image's name");
+        return Err(too_large(FIELD, found, LEASE_TEXT_BYTES_MAX));
+    }
+    Ok(rules)
+}
+
+/// The allow-list of a job's words; none when there are none.
+pub(crate) fn egress(words: &[String]) -> Result<Option<EgressRules>, String> {
+    if words.is_empty() {
+        return Ok(None);
+    }
+    let rule = |word: &String| word.parse().map_err(|error| format!("{word:?}: {error}"));
+    let rules = words.iter().map(rule).collect::<Result<Vec<EgressRule>, String>>()?;
+    EgressRules::sorted(rules).map(Some).map_err(|error| error.to_string())
+}
+
 /// A new id: a letter and the 32 hex digits of a UUID that sorts by time.
 pub(crate) fn new_id(kind: char) -> String {
     format!("{kind}{}", uuid::Uuid::now_v7().simple())
@@ -263,6 +297,7 @@ mod tests {
             ("spec.bundles", Box::new(|s| s.bundles = vec![vec![0]; BUNDLES_MAX + 1])),
             ("spec.bundles", Box::new(|s| s.bundles = vec![vec![0; BUNDLE_BYTES_MAX + 1]])),
             ("spec.bundles", Box::new(|s| s.bundles = vec![vec![]])),
+            ("spec.egress", Box::new(|s| s.egress = vec!["192.0.2.1:1/tcp".to_owned(); 17])),
             ("spec.max_attempts", Box::new(|s| s.max_attempts = 11)),
             ("spec.seccomp_profile", Box::new(|s| s.seccomp_profile = "unconfined".to_owned())),
             ("spec.max_runtime_seconds", Box::new(|s| s.max_runtime_seconds = u32::MAX)),
@@ -283,6 +318,23 @@ mod tests {
             let mut spec = good();
             change(&mut spec);
             assert_eq!(check(spec).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn an_allow_list_is_put_in_the_order_in_which_it_is_signed() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let mut spec = good();
+        spec.egress =
+            words(&["[2001:DB8::]:53/udp", "192.0.2.7:443/tcp", "192.0.2.7/32:443-443/tcp"]);
+        let signed = ["192.0.2.7/32:443/tcp", "[2001:db8::/128]:53/udp"];
+        assert_eq!(check(spec).unwrap().egress, signed);
+        assert_eq!(check(good()).unwrap().egress, [""; 0]);
+        for bad in ["example.org:443/tcp", "192.0.2.1/24:443/tcp", "169.254.169.254:80/tcp", ""] {
+            let mut spec = good();
+            spec.egress = words(&["192.0.2.7:443/tcp", bad]);
+            let problem = check(spec).unwrap_err();
+            assert_eq!((problem.field, problem.too_large), ("spec.egress", false), "{bad}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use nimbus_api::egress::EgressRule;
 use nimbus_api::lease::SECCOMP_PROFILES;
 
 use crate::image::ImageRef;
@@ -29,7 +30,9 @@ Without --wait: 0 queued, 1 failed, 2 wrong arguments, 3 refused.
 
 Examples:
   nimbusctl submit --wait 127.0.0.1:5000/apps/hello:latest --bundle hello.json -- /bin/hello
-  nimbusctl submit --cpu 500m --memory 256MiB --env MODE=fast oci:/srv/layouts/app -- /bin/app";
+  nimbusctl submit --cpu 500m --memory 256MiB --env MODE=fast oci:/srv/layouts/app -- /bin/app
+  nimbusctl submit --allow 192.0.2.0/24:443/tcp --allow '[2001:db8::53]:53/udp' \\
+      127.0.0.1:5000/apps/hello:latest --bundle hello.json -- /bin/hello";
 
 const ATTEST_HELP: &str = "\
 Examples:
@@ -119,6 +122,10 @@ pub(crate) struct SubmitArgs {
     /// Seccomp profile: default is containerd's, nimbus-strict takes away what few jobs need
     #[arg(long, value_name = "PROFILE", value_parser = SECCOMP_PROFILES)]
     pub(crate) seccomp: Option<String>,
+    /// What the job may connect to: NETWORK:PORTS/PROTOCOL, IPv6 in brackets; may be given several
+    /// times, and without it the job has no network. Names are not resolved: give addresses
+    #[arg(long, value_name = "RULE")]
+    pub(crate) allow: Vec<EgressRule>,
     /// Sigstore bundle that attests the image; may be given several times
     #[arg(long = "bundle", value_name = "FILE")]
     pub(crate) bundles: Vec<PathBuf>,
@@ -310,6 +317,7 @@ mod tests {
              --seccomp nimbus-strict --bundle f.json --max-runtime-seconds 20 --max-attempts 2 oci:/a -- /bin/sh -c x",
             "nimbusctl get j1 --json",
             "nimbusctl logs -f --attempt 1 j1",
+            "nimbusctl submit --allow 192.0.2.0/24:443/tcp --allow [2001:db8::1]:1-9/udp oci:/a -- x",
             "nimbusctl attest 127.0.0.1:5000/a:x --key k --output o",
             "nimbusctl attest keygen --out k",
             "nimbusctl policy sign --key k p.toml -o p.dsse",
@@ -326,6 +334,8 @@ mod tests {
             "nimbusctl submit --max-attempts 11 127.0.0.1:5000/a:x -- /bin/true",
             "nimbusctl submit --seccomp unconfined 127.0.0.1:5000/a:x -- /bin/true",
             "nimbusctl submit --request-id 7 127.0.0.1:5000/a:x -- /bin/true",
+            "nimbusctl submit --allow example.org:443/tcp 127.0.0.1:5000/a:x -- /bin/true",
+            "nimbusctl submit --allow 192.0.2.1/24:443/tcp 127.0.0.1:5000/a:x -- /bin/true",
             "nimbusctl attest 127.0.0.1:5000/a:x",
             "nimbusctl attest --key k",
             "nimbusctl quota set",

@@ -1,17 +1,18 @@
 //! `admit`: facts in, plan or refusal out.
 //!
 //! The order is fixed, so that the same facts always give the same code: the lease and what it has
-//! been used for, the shape of the request, the specification, the image, the policy, the filter.
+//! been used for, the shape of the request, the specification, the image, the policy, the filter, the
+//! network.
 //! What was asked for comes before what it is asked of, so that whoever asks for too much reads that.
 //! A step runs only when all before it have said yes, and the plan is made from what they return.
 
-use nimbus_api::lease::{GpuMode, LeasedEgress, VerifiedLease};
+use nimbus_api::lease::{GpuMode, VerifiedLease};
 use nimbus_api::plan::{ExecClause, PLAN_BYTES_MAX, PLAN_VERSION, Plan};
 use nimbus_api::plan::{PlanImage, PlanLease, PlanSeccomp, RootfsRecipe};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
 use crate::facts::{Facts, MeasuredImage};
-use crate::{image, lease, policy, project, seccomp, spec, task};
+use crate::{egress, image, lease, policy, project, seccomp, spec, task};
 
 /// Decides about one `Task.Create`. The same facts give the same plan.
 pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
@@ -29,7 +30,8 @@ pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
     let granted = policy::check(facts, image, lease.claims.policy.as_ref())?;
     let filter = seccomp::check(&facts.seccomp, &lease.claims.seccomp)?;
     // Irrefutable while nothing else can be leased; a new kind must be decided about here.
-    let (GpuMode::None, LeasedEgress::None) = (lease.claims.gpu.mode, lease.claims.egress);
+    let GpuMode::None = lease.claims.gpu.mode;
+    egress::check(&lease.claims.egress, &facts.network)?;
 
     let plan = Plan {
         version: PLAN_VERSION,
@@ -51,7 +53,7 @@ pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
         },
         devices: project::devices(),
         resources: lease.claims.resources,
-        egress: lease.claims.egress,
+        egress: lease.claims.egress.clone(),
         exec: ExecClause { capabilities: judged.capabilities },
         deadline: authority.deadline,
         policy_serial: granted.serial,

@@ -35,6 +35,8 @@ pub struct Facts {
     pub image: ImageFact,
     /// The filter that the lease names.
     pub seccomp: SeccompFact,
+    /// The network namespace that was made for the lease.
+    pub network: NetworkFact,
 }
 
 /// What containerd asked for, as it came.
@@ -208,4 +210,15 @@ pub enum SeccompFact {
         /// Its length.
         instructions: u32,
     },
+}
+
+/// The network of a job whose lease has an allow-list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkFact {
+    /// None was made, or none is there any more.
+    Missing,
+    /// It could not be looked at.
+    Unavailable(Refusal),
+    /// It is there, and its rules are in force.
+    Ready,
 }

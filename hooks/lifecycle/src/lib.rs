@@ -14,6 +14,7 @@
 pub mod facts;
 
 mod decide;
+mod egress;
 mod exec;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

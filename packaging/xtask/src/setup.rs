@@ -25,6 +25,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("strace", "shows which sync control's database uses"),
     ("busybox-static", "the root file system of test images"),
     ("util-linux", "unshare, for crun on hosts with hybrid cgroups"),
+    ("nftables", "nft: the rules of jobs with an allow-list"),
+    ("containernetworking-plugins", "the CNI plugins bridge and host-local, which connect them"),
+    ("iproute2", "ip, which removes their devices, and makes the networks of the tests"),
     ("ca-certificates", "cargo's downloads"),
 ];
 /// What lane `vm` needs besides.

@@ -83,6 +83,10 @@ impl Lane {
             Self::Unit => words.extend(["--workspace", "--exclude", "nimbus-tests", "--tests"]),
             Self::E2e | Self::Security | Self::Conformance | Self::Fault => {
                 words.extend(["--package", "nimbus-tests", "--test", self.name()]);
+                if self == Self::Security {
+                    // A program of its own, because it lives in a network namespace.
+                    words.extend(["--test", "network"]);
+                }
             }
         }
         words.push("--");

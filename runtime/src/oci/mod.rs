@@ -214,6 +214,7 @@ fn job(bundle: &Path, filter: Option<&Path>, id: &str) -> Result<Job, RuntimeErr
         devices: None,
         limits: None,
         program: program.transpose()?,
+        network: None,
         stdio: (!terminal).then(stdio).transpose().doing("take over standard descriptors")?,
         kin: Kin::Child,
     })

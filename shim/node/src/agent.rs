@@ -21,6 +21,7 @@ use crate::config::NodeConfig;
 use crate::identity::Identity;
 use crate::image::Stop;
 use crate::ledger::{End, Entry, Ledger, Revoked, Stage, Step};
+use crate::network::Networks;
 use crate::nonces::NonceTable;
 use crate::report;
 use crate::spool::Spool;
@@ -87,6 +88,8 @@ pub struct Parts {
     pub spool: Spool,
     /// Attestations of granted leases.
     pub bundles: BundleStore,
+    /// Networks of jobs that have one.
+    pub networks: Networks,
     /// The image store.
     pub images: Arc<dyn Images>,
     /// The seccomp compiler.
@@ -117,6 +120,8 @@ pub struct Agent {
     pub spool: Spool,
     /// Attestations of granted leases.
     pub bundles: BundleStore,
+    /// Networks of jobs that have one.
+    pub networks: Networks,
     /// The image store.
     pub images: Arc<dyn Images>,
     /// The verifier with its cache.
@@ -155,6 +160,7 @@ impl Agent {
             ledger: parts.ledger,
             spool: parts.spool,
             bundles: parts.bundles,
+            networks: parts.networks,
             images: parts.images,
             attestations: parts.attestations,
             admission: parts.admission,

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nimbus_api::egress::Network;
 use nimbus_api::proto::control::v1::Resources;
 use serde::Deserialize;
 
@@ -14,6 +15,15 @@ use crate::files::{self, FileError};
 pub const CONFIG_BYTES_MAX: usize = 64 << 10;
 /// Most jobs that one node may be told to hold: each keeps a connection and a thread.
 pub const MAX_JOBS_LIMIT: u32 = 200;
+
+/// Longest name of a network device.
+const DEVICE_NAME_BYTES_MAX: usize = 15;
+/// Most networks that a node may shut besides those that are never open.
+const NEVER_MAX: usize = 256;
+/// Addresses of jobs: room for 509, which is more than [`MAX_JOBS_LIMIT`].
+const IPV4_DEFAULT: Network = Network::v4([10, 213, 92, 0], 23);
+/// A unique local network; its digits spell "nimbus".
+const IPV6_DEFAULT: Network = Network::v6([0xfd6e, 0x696d, 0x6275, 0x7300, 0, 0, 0, 0], 64);
 
 /// What a node is told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -35,6 +45,8 @@ pub struct NodeConfig {
     pub fifo_roots: Vec<PathBuf>,
     /// What the node has for jobs.
     pub capacity: Capacity,
+    /// How jobs with an allow-list are connected.
+    pub network: NetworkConfig,
 }
 
 /// What a node has for jobs.
@@ -51,6 +63,69 @@ pub struct Capacity {
     pub max_jobs: u32,
 }
 
+/// How jobs with an allow-list are connected. Jobs without one need none of it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkConfig {
+    /// The bridge that their devices are ports of; it is made when the first comes.
+    pub bridge: String,
+    /// Where their IPv4 addresses are from; nobody else's on this node, and never seen outside it.
+    pub ipv4: Network,
+    /// The same for IPv6.
+    pub ipv6: Network,
+    /// What no job of this node reaches, whatever its lease says, besides what none ever does.
+    pub never: Vec<Network>,
+    /// Directory with the CNI plugins `bridge` and `host-local`.
+    pub plugins: PathBuf,
+    /// The program `nft`.
+    pub nft: PathBuf,
+    /// The program `ip`.
+    pub ip: PathBuf,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            bridge: "nimbus0".to_owned(),
+            ipv4: IPV4_DEFAULT,
+            ipv6: IPV6_DEFAULT,
+            never: Vec::new(),
+            plugins: PathBuf::from("/usr/lib/cni"),
+            nft: PathBuf::from("/usr/sbin/nft"),
+            ip: PathBuf::from("/usr/sbin/ip"),
+        }
+    }
+}
+
+impl NetworkConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &'static str, problem: String| ConfigError::Invalid { key, problem };
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !(1..=DEVICE_NAME_BYTES_MAX).contains(&self.bridge.len())
+            || !self.bridge.bytes().all(plain)
+        {
+            let problem = format!("{:?} is not 1 to 15 of [a-z0-9-]", self.bridge);
+            return Err(wrong("network.bridge", problem));
+        }
+        let of = |network: Network, is_ipv4: bool, key: &'static str| {
+            let room = if is_ipv4 { 16..=24 } else { 48..=112 };
+            if network.is_ipv4() == is_ipv4 && room.contains(&network.prefix()) {
+                return Ok(());
+            }
+            let (least, most) = (room.start(), room.end());
+            let problem = format!("{network} is of the other kind or not of /{least} to /{most}");
+            Err(wrong(key, problem))
+        };
+        of(self.ipv4, true, "network.ipv4")?;
+        of(self.ipv6, false, "network.ipv6")?;
+        if self.never.len() > NEVER_MAX {
+            let problem = format!("at most {NEVER_MAX}, found {}", self.never.len());
+            return Err(wrong("network.never", problem));
+        }
+        Ok(())
+    }
+}
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
@@ -62,6 +137,7 @@ impl Default for NodeConfig {
             layout_roots: Vec::new(),
             fifo_roots: vec![PathBuf::from("/run/containerd/fifo")],
             capacity: Capacity::default(),
+            network: NetworkConfig::default(),
         }
     }
 }
@@ -123,6 +199,9 @@ impl NodeConfig {
             ("run_dir", &self.run_dir),
             ("containerd_address", &self.containerd_address),
             ("policy_key", &self.policy_key),
+            ("network.plugins", &self.network.plugins),
+            ("network.nft", &self.network.nft),
+            ("network.ip", &self.network.ip),
         ];
         let lists = [("layout_roots", &self.layout_roots), ("fifo_roots", &self.fifo_roots)];
         let listed = lists.iter().flat_map(|(key, list)| list.iter().map(move |path| (*key, path)));
@@ -135,6 +214,7 @@ impl NodeConfig {
                 return Err(ConfigError::Invalid { key, problem });
             }
         }
+        self.network.check()?;
         let Capacity { cpu_millis, memory_bytes, pids, max_jobs } = self.capacity;
         if cpu_millis == 0 || memory_bytes == 0 || pids == 0 || max_jobs == 0 {
             let problem = "nothing in it may be zero".to_owned();
@@ -203,6 +283,15 @@ mod tests {
             "data_dir = \"/d/\"",
             "[capacity]\npids = 0",
             "[capacity]\nmax_jobs = 100000",
+            "[network]\nbridge = \"a b\"",
+            "[network]\nbridge = \"nimbus0123456789\"",
+            "[network]\nipv4 = \"fd00::/64\"",
+            "[network]\nipv4 = \"10.0.0.1/16\"",
+            "[network]\nipv4 = \"10.0.0.0/30\"",
+            "[network]\nipv6 = \"10.0.0.0/16\"",
+            "[network]\nnever = [\"example.org\"]",
+            "[network]\nnft = \"nft\"",
+            "[network]\ndns = true",
         ] {
             assert!(NodeConfig::parse(bad).is_err(), "{bad}");
         }

@@ -22,6 +22,7 @@ pub mod jobs;
 pub mod join;
 pub mod ledger;
 pub mod logs;
+pub mod network;
 pub mod nonces;
 pub mod parts;
 pub mod report;

@@ -25,6 +25,7 @@ use crate::jobs::containerd::Containerd;
 use crate::jobs::{Jobs, reconcile};
 use crate::ledger::{Ledger, Stage};
 use crate::logs::LogTable;
+use crate::network::Networks;
 use crate::session;
 use crate::spool::{Spool, SpoolError};
 use crate::trust::{TrustError, TrustStore};
@@ -169,6 +170,12 @@ fn open(config: NodeConfig, runtime: &tokio::runtime::Handle) -> Result<Arc<Agen
         ledger: Ledger::open(&data.join("ledger"))?,
         spool: Spool::open(&data.join("spool"))?,
         bundles: BundleStore::open(&data.join("bundles"))?,
+        networks: Networks::open(
+            &data.join("network"),
+            config.network.clone(),
+            boot_id()?,
+            runtime.clone(),
+        )?,
         images: images(&config)?,
         filters: filters(),
         attestations: Attestations::new(verifier, Arc::clone(&clock)),
@@ -191,13 +198,14 @@ async fn until_stopped(jobs: Arc<Jobs>) -> std::io::Result<()> {
     let (linked, link) = watch::channel(false);
     let state = tokio::spawn(publish(Arc::clone(&jobs.agent), link));
     let look = tokio::spawn(reconcile::run(Arc::clone(&jobs)));
+    let rules = tokio::spawn(reconcile::watch_networks(Arc::clone(&jobs)));
     let session = tokio::spawn(session::run(jobs, linked));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping; jobs go on");
-    for task in [state, look, session] {
+    for task in [state, look, rules, session] {
         task.abort();
     }
     Ok(())

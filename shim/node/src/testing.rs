@@ -23,10 +23,11 @@ use nimbus_hooks::facts::MeasuredImage;
 
 use crate::agent::{Agent, Filter, Filters, Images, PLATFORM, Parts};
 use crate::bundles::BundleStore;
-use crate::config::NodeConfig;
+use crate::config::{NetworkConfig, NodeConfig};
 use crate::identity::{Identity, IdentityRecord, pkcs8_der};
 use crate::image::Stop;
 use crate::ledger::Ledger;
+use crate::network::Networks;
 use crate::spool::Spool;
 use crate::trust::TrustStore;
 use crate::verify::{Attestations, Verifier};
@@ -238,6 +239,16 @@ pub(crate) fn identity() -> Identity {
     Identity::of(record, key).unwrap()
 }
 
+/// No network is made without a runtime; none is needed.
+fn networks(dir: &Path) -> Networks {
+    let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_none| {
+        static SHARED: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
+        SHARED.get_or_init(|| tokio::runtime::Runtime::new().unwrap()).handle().clone()
+    });
+    Networks::open(&dir.join("network"), NetworkConfig::default(), "boot".to_owned(), runtime)
+        .unwrap()
+}
+
 pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) verifier: OneBundle,
@@ -292,6 +303,7 @@ impl World {
             ledger: Ledger::open(&dir.join("ledger")).unwrap(),
             spool: Spool::open(&dir.join("spool")).unwrap(),
             bundles: BundleStore::open(&dir.join("bundles")).unwrap(),
+            networks: networks(dir),
             images: Arc::clone(&self.images),
             filters: Arc::new(OneFilter),
             attestations: Attestations::new(Box::new(self.verifier.clone()), Arc::clone(&clock)),

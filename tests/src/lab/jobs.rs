@@ -23,6 +23,8 @@ pub struct Submission {
     pub env: Vec<String>,
     /// Sigstore bundles.
     pub bundles: Vec<Vec<u8>>,
+    /// What it may connect to.
+    pub allow: Vec<String>,
     /// A UUID; none lets `nimbusctl` choose.
     pub request_id: Option<String>,
     /// Seconds; none is control's default.

@@ -113,6 +113,28 @@ fn unknown_claims_duplicate_keys_and_other_versions_are_refused() {
 }
 
 #[test]
+fn the_longest_allow_list_fits_a_token() {
+    let key = SigningKey::generate();
+    let mut claims = claims();
+    // As control bounds them: 1536 bytes of both.
+    let rule = |n: usize| {
+        format!("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:{:x}/128]:10000-65535/udp", 0xf000 + n)
+    };
+    let rules: Vec<_> = (0..16).map(|n| rule(n).parse().unwrap()).collect();
+    let bytes: usize = (0..16).map(|n| rule(n).len()).sum();
+    claims.egress = LeasedEgress::Allow(EgressRules::sorted(rules).unwrap());
+    claims.images[0].name = "x".repeat(1536 - bytes);
+    claims.policy = Some(LeasedPolicy { serial: u64::MAX, sha256: Digest::of(b"p") });
+    claims.generation = u64::MAX;
+    let long = "f".repeat(32);
+    (claims.job, claims.lease_id) =
+        (format!("j{long}").parse().unwrap(), format!("l{long}").parse().unwrap());
+    (claims.resources.memory_bytes, claims.resources.scratch_bytes) = (1 << 50, 1 << 50);
+    let token = LeaseToken::sign(&claims, &key, &domain()).unwrap();
+    assert_eq!(token.verify(&key_set(&key)).unwrap().claims, claims);
+}
+
+#[test]
 fn an_expired_hot_key_and_an_old_generation_are_refused() {
     let key = SigningKey::generate();
     let token = LeaseToken::sign(&claims(), &key, &domain()).unwrap();

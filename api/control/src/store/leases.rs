@@ -394,6 +394,7 @@ fn claims_for(
         |what: &dyn std::fmt::Display| StoreError::Corrupt(format!("{}: {what}", job.job));
     let image = job.spec.image.clone().unwrap_or_default();
     let resources = job.spec.resources.unwrap_or_default();
+    let egress = crate::spec::egress(&job.spec.egress).map_err(|error| corrupt(&error))?;
     let lease_id: LeaseId = crate::spec::new_id('l').parse().map_err(|error| corrupt(&error))?;
     let mut claims = LeaseClaims {
         ver: LEASE_VERSION,
@@ -418,7 +419,7 @@ fn claims_for(
         },
         gpu: LeasedGpu { mode: GpuMode::None },
         seccomp: LeasedSeccomp { profile: seccomp_profile(&job.spec), sha256: None },
-        egress: LeasedEgress::None,
+        egress: egress.map_or(LeasedEgress::None, LeasedEgress::Allow),
         capabilities: Vec::new(),
         policy: terms.policy,
         generation,

@@ -88,6 +88,7 @@ fn spec(args: &SubmitArgs, image: Resolved, bundles: Vec<Vec<u8>>) -> JobSpec {
         max_runtime_seconds: args.max_runtime.unwrap_or(0),
         max_attempts: args.max_attempts.unwrap_or(0),
         seccomp_profile: args.seccomp.clone().unwrap_or_default(),
+        egress: args.allow.iter().map(ToString::to_string).collect(),
     }
 }
 

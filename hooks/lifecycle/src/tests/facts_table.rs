@@ -76,6 +76,50 @@ fn a_missing_or_unusable_fact_is_refused_with_its_own_code() {
 }
 
 #[test]
+fn an_allow_list_needs_its_network_and_reaches_the_plan() {
+    let rules = ["192.0.2.0/24:443/tcp", "0.0.0.0/0:53/udp", "[2001:db8::/32]:1-65535/tcp"];
+    let plan = admit(&with_egress(&rules)).unwrap();
+    assert_eq!(plan.egress, claims_of(&with_egress(&rules)).egress);
+    assert!(plan.egress.has_network() && !admit(&good()).unwrap().egress.has_network());
+    assert_eq!(nimbus_api::plan::Plan::parse(&plan.to_json()).unwrap(), plan);
+    let unavailable = some_refusal(Code::NodeInternal);
+    for (code, network) in [
+        (Code::NetworkUnavailable, NetworkFact::Missing),
+        (Code::NodeInternal, NetworkFact::Unavailable(unavailable)),
+    ] {
+        let case = format!("{network:?}");
+        refused(&Facts { network, ..with_egress(&rules) }, code, &case);
+    }
+}
+
+fn claims_of(facts: &Facts) -> LeaseClaims {
+    match &facts.lease {
+        LeaseFact::Verified(lease) => lease.claims.clone(),
+        LeaseFact::Missing | LeaseFact::NoKeys(_) | LeaseFact::Refused(_) => panic!("no lease"),
+    }
+}
+
+#[test]
+fn what_no_job_may_reach_is_refused_however_it_is_leased() {
+    for rule in [
+        "127.0.0.1:80/tcp",
+        "169.254.169.254:80/tcp",
+        "169.254.0.0/17:1-65535/udp",
+        "224.0.0.251:5353/udp",
+        "0.0.0.0:80/tcp",
+        "[::1]:80/tcp",
+        "[::]:80/tcp",
+        "[fe80::1]:80/tcp",
+        "[ff02::1]:80/udp",
+        "[::ffff:127.0.0.1]:80/tcp",
+        "[fd00:ec2::254]:80/tcp",
+    ] {
+        refused(&with_egress(&[rule]), Code::EgressForbidden, rule);
+        refused(&with_egress(&["192.0.2.0/24:443/tcp", rule]), Code::EgressForbidden, rule);
+    }
+}
+
+#[test]
 fn times_that_do_not_hold_are_refused() {
     each(&[
         (Code::NodeClockBack, "clock behind the floor", |f| {

@@ -2,6 +2,7 @@
 
 use nimbus_api::clock::{BootNanos, NANOS_PER_SECOND, UnixSeconds};
 use nimbus_api::dsse::SigningKey;
+use nimbus_api::egress::EgressRules;
 use nimbus_api::id::ContainerKey;
 use nimbus_api::keys::{HotKey, KeyPurpose, KeySet};
 use nimbus_api::lease::{
@@ -16,7 +17,7 @@ use serde_json::Value;
 use crate::admit;
 use crate::facts::{
     AttestationFact, ClockFacts, Facts, HeartbeatFact, ImageFact, LeaseFact, LeaseUse,
-    MeasuredImage, NodeFacts, PolicyFact, SeccompFact, TaskFacts,
+    MeasuredImage, NetworkFact, NodeFacts, PolicyFact, SeccompFact, TaskFacts,
 };
 
 pub(super) const NOW: i64 = 1_900_000_000;
@@ -190,6 +191,7 @@ pub(super) fn good() -> Facts {
             program_sha256: digest("program"),
             instructions: 300,
         },
+        network: NetworkFact::Missing,
     }
 }
 
@@ -218,6 +220,14 @@ pub(super) fn with_config(config: &Value) -> Facts {
 pub(super) fn with_policy(document: &str) -> Facts {
     let facts = with_claims(|claims| claims.policy = None);
     Facts { policy: PolicyFact::Verified(Box::new(signed_policy(document))), ..facts }
+}
+
+/// The good case with an allow-list and the network for it.
+pub(super) fn with_egress(rules: &[&str]) -> Facts {
+    let rules = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+    let rules = EgressRules::sorted(rules).unwrap();
+    let facts = with_claims(|claims| claims.egress = LeasedEgress::Allow(rules));
+    Facts { network: NetworkFact::Ready, ..facts }
 }
 
 #[track_caller]

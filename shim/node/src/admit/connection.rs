@@ -189,6 +189,9 @@ fn decide(agent: &Agent, admit: &Admit) -> Result<Grant, Refusal> {
     };
     let mut fds = vec![sealed_memfd(&filter)?];
     fds.extend(agent.images.open_layers(&image)?);
+    if plan.egress.has_network() {
+        fds.push(agent.networks.namespace(&lease.claims.lease_id)?);
+    }
     let plan_json = String::from_utf8(plan.to_json())
         .map_err(|error| Refusal::with(RefusalCode::NodeInternal, error.utf8_error()))?;
     let usage = Usage {

@@ -10,7 +10,7 @@ use nimbus_api::{Refusal, RefusalCode, error::Chain};
 use nimbus_hooks::CONFIG_BYTES_MAX;
 use nimbus_hooks::facts::{
     AttestationFact, ClockFacts, Facts, HeartbeatFact, ImageFact, LeaseFact, LeaseUse,
-    MeasuredImage, NodeFacts, PolicyFact, SeccompFact, TaskFacts,
+    MeasuredImage, NetworkFact, NodeFacts, PolicyFact, SeccompFact, TaskFacts,
 };
 
 use crate::agent::{Agent, Filter, PLATFORM, SKEW_SECONDS};
@@ -64,6 +64,7 @@ pub fn gather(agent: &Agent, container: ContainerKey, admit: &Admit) -> Gathered
             Err(refusal) => ImageFact::Unavailable(refusal.clone()),
         },
         seccomp: seccomp_fact(claims, &filter),
+        network: claims.map_or(NetworkFact::Missing, |c| agent.networks.fact(c)),
     };
     Gathered { facts, lease: verified, image: image.ok(), filter: filter.ok() }
 }

@@ -1,13 +1,14 @@
 //! The server over its real socket, with the real decision; images, filter and verifier are in memory.
 
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 
 use nimbus_api::clock::BootNanos;
 use nimbus_api::dsse::SigningKey;
 use nimbus_api::frame::{self, Frame, FrameReader};
-use nimbus_api::lease::LeaseClaims;
+use nimbus_api::lease::{LeaseClaims, LeasedEgress};
 use nimbus_api::plan::Plan;
 use nimbus_api::process::ProcessIdentity;
 use nimbus_api::proto::admit::v1::agent_message::Kind as ToShim;
@@ -145,6 +146,30 @@ fn a_leased_and_attested_container_is_granted_with_filter_and_layers() {
     let seals = rustix::fs::fcntl_get_seals(&filter).unwrap();
     assert!(seals.contains(rustix::fs::SealFlags::WRITE | rustix::fs::SealFlags::SEAL));
     assert_eq!(shim.deadline(), plan.deadline);
+}
+
+#[test]
+fn an_allow_list_is_granted_with_its_own_network_or_not_at_all() {
+    let running = Running::start();
+    let allowed =
+        |rule: &str| nimbus_api::egress::EgressRules::sorted(vec![rule.parse().unwrap()]).unwrap();
+    let mut claims = World::grant(&running.agent);
+    claims.egress = LeasedEgress::Allow(allowed("192.0.2.0/24:443/tcp"));
+    assert_eq!(running.ask(&claims).refused(), "network.unavailable");
+    // Rules are in force for another allow-list under the same lease: control has signed two.
+    let networks = &running.agent.networks;
+    let namespace = || std::fs::File::open("/proc/self/ns/net").unwrap().into();
+    networks.pretend(&claims.lease_id, allowed("192.0.2.7/32:443/tcp"), namespace());
+    assert_eq!(running.ask(&claims).refused(), "network.unavailable");
+    networks.pretend(&"l9".parse().unwrap(), allowed("192.0.2.0/24:443/tcp"), namespace());
+    assert_eq!(running.ask(&claims).refused(), "network.unavailable");
+    assert_eq!(running.stage(&claims), Stage::Granted);
+    networks.pretend(&claims.lease_id, allowed("192.0.2.0/24:443/tcp"), namespace());
+    let (plan, _, frame) = running.ask(&claims).granted();
+    assert_eq!(plan.egress, claims.egress);
+    let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
+    assert_eq!(frame.fds.len(), 2 + testing::LAYERS);
+    assert_eq!(frame.fds.last().map(inode), Some(inode(&namespace())));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use containerd_client::types::v1::Status as TaskStatus;
 use nimbus_api::id::LeaseId;
-use nimbus_api::lease::{LeaseClaims, LeaseToken};
+use nimbus_api::lease::{LeaseClaims, LeaseToken, LeasedEgress};
 use nimbus_api::process::ProcessIdentity;
 use nimbus_api::proto::control::v1::JobSpec;
 use nimbus_api::{Refusal, RefusalCode};
@@ -87,6 +87,7 @@ async fn run(jobs: &Arc<Jobs>, assignment: &Assignment) -> End {
 async fn launch(jobs: &Arc<Jobs>, assignment: &Assignment, container: &str) -> Result<(), Refusal> {
     let Assignment { claims, token, spec } = assignment;
     prepare(jobs, claims).await?;
+    connect(jobs, claims).await?;
     not_revoked(jobs, &claims.lease_id)?;
     let config = spec::config(container, &ProcessIdentity::from(spec), claims, token);
     let refused = |error: ContainerdError| error.refusal();
@@ -142,6 +143,14 @@ async fn prepare(jobs: &Arc<Jobs>, claims: &LeaseClaims) -> Result<(), Refusal> 
             Err(refusal)
         }
     }
+}
+
+/// Makes the network of a job that has one, so that `Admit` finds it with its rules in force.
+async fn connect(jobs: &Arc<Jobs>, claims: &LeaseClaims) -> Result<(), Refusal> {
+    let LeasedEgress::Allow(rules) = claims.egress.clone() else { return Ok(()) };
+    let (agent, id) = (Arc::clone(&jobs.agent), claims.lease_id.clone());
+    let made = tokio::task::spawn_blocking(move || agent.networks.prepare(&id, &rules)).await;
+    made.map_err(|error| Refusal::with(RefusalCode::NodeInternal, error))?
 }
 
 /// Completes when the lease cannot be started any more.

@@ -87,9 +87,12 @@ impl Jobs {
             let (jobs, id, end) = (Arc::clone(self), id.clone(), end.clone());
             let done = tokio::task::spawn_blocking(move || {
                 if jobs.agent.ledger.get(&id).is_none() {
+                    jobs.agent.networks.release(&id);
                     // Reported by its shim and forgotten since: there is nothing to record.
                     return Ok(());
                 }
+                // Its container is gone. What cannot be removed now is removed by a later look.
+                jobs.agent.networks.release(&id);
                 let finished = jobs.agent.finish(&id, end);
                 if let Some(entry) = jobs.agent.ledger.get(&id) {
                     jobs.logs.finish(&entry.claims.job, entry.claims.attempt);

@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use containerd_client::types::v1::Status as TaskStatus;
 use nimbus_api::error::Chain;
+use nimbus_api::id::LeaseId;
 use nimbus_api::{Refusal, RefusalCode};
 
 use super::containerd::Listed;
 use super::{Jobs, driver};
 use crate::agent::{Agent, NAMESPACE};
 use crate::ledger::{End, Entry, Stage};
+use crate::network;
 
 /// Pause between two looks.
 pub const LOOK_SECONDS: u64 = 60;
@@ -41,6 +43,7 @@ pub fn settle(agent: &Agent) -> Result<(), Refusal> {
             }
         }
     }
+    agent.networks.settle(|id| is_over(agent, id));
     Ok(())
 }
 
@@ -80,6 +83,7 @@ async fn look(jobs: &Arc<Jobs>, listed: &[Listed], strangers: &mut HashSet<Strin
         driver::remove(jobs, id).await;
     }
     *strangers = unknown;
+    sweep(jobs).await;
     forget(jobs);
 }
 
@@ -136,9 +140,37 @@ fn is_known(agent: &Agent, container: &str) -> bool {
     })
 }
 
+/// Whether nothing runs under a lease, nor is about to.
+fn is_over(agent: &Agent, id: &LeaseId) -> bool {
+    agent.ledger.get(id).is_none_or(|entry| entry.stage == Stage::Ended)
+}
+
+/// Networks that could not be removed when their job ended.
+async fn sweep(jobs: &Arc<Jobs>) {
+    let jobs = Arc::clone(jobs);
+    let over = move || {
+        let agent = &jobs.agent;
+        agent.networks.sweep(|id| !jobs.is_active(id) && is_over(agent, id));
+    };
+    if let Err(error) = tokio::task::spawn_blocking(over).await {
+        tracing::error!(%error, "looking for left networks broke off");
+    }
+}
+
+/// Sees for as long as the agent runs that the rules of jobs with a network are in force.
+pub async fn watch_networks(jobs: Arc<Jobs>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(network::WATCH_SECONDS)).await;
+        let agent = Arc::clone(&jobs.agent);
+        if let Err(error) = tokio::task::spawn_blocking(move || agent.networks.watch()).await {
+            tracing::error!(%error, "looking at the rules broke off");
+        }
+    }
+}
+
 fn forget(jobs: &Jobs) {
     let agent = &jobs.agent;
-    let waits = |id: &nimbus_api::id::LeaseId| agent.spool.holds(id.as_str(), true);
+    let waits = |id: &LeaseId| agent.spool.holds(id.as_str(), true);
     if let Err(error) = agent.ledger.forget_old(agent.clock.unix(), waits) {
         tracing::warn!(error = %Chain(&error), "old leases stay in the ledger");
     }

@@ -2,8 +2,8 @@
 //!
 //! Fail closed (rule 1): an agent that is not there, closes, is silent for [`ADMIT_PATIENCE`] or
 //! answers with something else means `node.agent_down`. A grant is taken only if the plan is the
-//! one its digest names, is for this very container, and comes with one descriptor for the filter
-//! and one for each layer. Nothing is started, opened or mounted here.
+//! one its digest names, is for this very container, and comes with one descriptor for the filter,
+//! one for each layer and, when it has an allow-list, one for the network namespace. Nothing is started, opened or mounted here.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -39,7 +39,7 @@ pub(super) struct Grant {
     pub plan: Plan,
     /// SHA-256 of the plan as it came, as the agent spells it.
     pub plan_sha256: String,
-    /// The filter, then one detached mount a layer, lowest first.
+    /// The filter, then one detached mount a layer, lowest first, then the network namespace, if any.
     pub fds: Vec<OwnedFd>,
     /// The connection it came on; kept for the container's life.
     pub link: Link,
@@ -165,9 +165,10 @@ fn check(key: &ContainerKey, granted: &GrantedMessage, fds: usize) -> Result<Pla
     if plan.container != *key {
         return Err(odd(format!("the plan is for container {}", plan.container)));
     }
-    if fds != plan.rootfs.layers.len() + 1 {
-        let layers = plan.rootfs.layers.len();
-        return Err(odd(format!("{fds} descriptors for a filter and {layers} layers")));
+    let (layers, networks) = (plan.rootfs.layers.len(), usize::from(plan.egress.has_network()));
+    if fds != layers + networks + 1 {
+        let wanted = format!("a filter, {layers} layers and {networks} networks");
+        return Err(odd(format!("{fds} descriptors for {wanted}")));
     }
     Ok(plan)
 }
