@@ -148,9 +148,13 @@ impl Build {
     fn control(&self, package: &Package, tree: &Path, depends: &str) -> io::Result<()> {
         let dir = tree.join("DEBIAN");
         fs::create_dir_all(&dir)?;
+        let recommends = match package.recommends {
+            [] => String::new(),
+            names => format!("Recommends: {}\n", names.join(", ")),
+        };
         let text = format!(
             "Package: {}\nVersion: {}\nArchitecture: {}\nMaintainer: {MAINTAINER}\nSection: admin\n\
-             Priority: optional\nDepends: {depends}\nDescription: {}\n {}\n",
+             Priority: optional\nDepends: {depends}\n{recommends}Description: {}\n {}\n",
             package.name, self.version, self.architecture, package.summary, package.description,
         );
         let mut files = vec![("control".to_owned(), text, 0o644)];

@@ -12,6 +12,8 @@ pub(super) struct Package {
     pub(super) description: &'static str,
     /// What `dpkg-shlibdeps` cannot know.
     pub(super) depends: &'static [&'static str],
+    /// What only some jobs need.
+    pub(super) recommends: &'static [&'static str],
     /// Programs and the directory that they lie in.
     pub(super) programs: (&'static str, &'static [&'static str]),
     /// Links: where, and to what.
@@ -35,6 +37,8 @@ pub(super) const PACKAGES: &[Package] = &[
                       lease names it. The agent decides, containerd-shim-nimbus-v1 obeys and \
                       nimbus-runtime contains.",
         depends: &["containerd (>= 1.6) | containerd.io (>= 1.6)", "init-system-helpers"],
+        // Jobs with an allow-list, docs/network.md.
+        recommends: &["containernetworking-plugins", "iproute2", "nftables"],
         programs: (
             "usr/libexec/nimbus/node",
             &["nimbus-node", "containerd-shim-nimbus-v1", "nimbus-runtime", "nimbus-verify"],
@@ -62,6 +66,7 @@ pub(super) const PACKAGES: &[Package] = &[
         description: "Takes jobs, checks them against policy, and signs the leases without which no \
                       node starts anything.",
         depends: &["init-system-helpers", "passwd"],
+        recommends: &[],
         programs: ("usr/libexec/nimbus/control", &["nimbus-control", "nimbus-verify"]),
         links: &[("usr/bin/nimbus-control", "../libexec/nimbus/control/nimbus-control")],
         files: &[
@@ -77,6 +82,7 @@ pub(super) const PACKAGES: &[Package] = &[
         summary: "command line of Nimbus",
         description: "Submits jobs, attests images, signs policies and shows what runs.",
         depends: &[],
+        recommends: &[],
         programs: ("usr/bin", &["nimbusctl"]),
         links: &[],
         files: &[],
