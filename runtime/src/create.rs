@@ -37,7 +37,7 @@ use crate::record::Record;
 use crate::rootfs::Root;
 use crate::spec::model::Spec;
 use crate::spec::{self, options};
-use crate::sys::fork::{Fork, Forked, Kin, fork};
+use crate::sys::fork::{Fork, Forked, Kin, alone, fork};
 use crate::sys::mount::{Change, change};
 use crate::sys::seccomp::Program;
 use crate::sys::signal;
@@ -151,7 +151,8 @@ fn attempt(
     let gate = make_gate(layout)?;
     let (outside, inside) = channel::pair()?;
     namespaces.enter_for_children()?;
-    let forked = fork(job.kin, born.as_ref().map(AsFd::as_fd), namespaces.born_in());
+    let alone = alone().doing("look at our own threads")?;
+    let forked = fork(alone, job.kin, born.as_ref().map(AsFd::as_fd), namespaces.born_in());
     let pid = match forked.doing("make the init process")? {
         Fork::Parent(Forked { pid, .. }) => pid,
         Fork::Child => {

@@ -1,9 +1,10 @@
 //! Exec: one more process in a container that runs.
 //!
-//! This process stays in the host's namespaces. It makes a copy of itself, which enters the container's
-//! cgroups and, by the descriptor of the init process, its namespaces, and becomes the program (see [`crate::process`]). Before it executes anything it is
-//! looked at from outside: cgroups, capabilities, no_new_privs, filter. Whatever fails, and the end of
-//! this process too, ends the copy.
+//! This process enters the container's namespaces by the descriptor of the init process, but for the pid
+//! namespace, so that nobody in the container sees it. Then it makes a copy of itself, which is born in
+//! all of them, enters the container's cgroups and becomes the program (see [`crate::process`]). Before it
+//! executes anything it is looked at from outside: cgroups, capabilities, no_new_privs, filter. Whatever
+//! fails, and the end of this process too, ends the copy.
 //!
 //! A container that stands still is not entered: the copy would stand still in it.
 #![forbid(unsafe_code)]
@@ -12,32 +13,34 @@ use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use nimbus_api::RefusalCode;
-use nimbus_api::runtime::{CgroupPaths, ExecProcess};
+use nimbus_api::runtime::ExecProcess;
 use nix::sched::CloneFlags;
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use crate::cgroup::hierarchy::Hierarchies;
-use crate::cgroup::join;
+use crate::cgroup::join::Doors;
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
 use crate::process::channel::{self, Heard, Inside, Outside};
 use crate::process::credentials::Credentials;
 use crate::process::program::give_pipes;
 use crate::process::{At as _, Becoming, Wanted};
-use crate::proof;
+use crate::proof::{self, View};
 use crate::record::Record;
 use crate::report::{Report, Stage};
-use crate::sys::fork::{Fork, Forked, Kin, fork};
+use crate::sys::fork::{Fork, Forked, Kin, alone, fork};
 use crate::sys::seccomp::Program;
 use crate::sys::signal;
 
-/// All that is not the pid namespace, which a process cannot enter but its children can be born in.
-const NAMESPACES: ThreadNameSpaceType = ThreadNameSpaceType::MOUNT
+/// What the copy is born in. It is seen in the container from its first instant on, and what procfs shows
+/// of a process (the mounts and the network that it is in) is open to everybody: so there must be
+/// nothing of the host's to show.
+const NAMESPACES: ThreadNameSpaceType = ThreadNameSpaceType::PROCESS_ID
+    .union(ThreadNameSpaceType::MOUNT)
     .union(ThreadNameSpaceType::NETWORK)
     .union(ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION)
-    .union(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME)
-    .union(ThreadNameSpaceType::CONTROL_GROUP);
+    .union(ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME);
 /// Exit status of a copy that did not get as far as its program.
 const EXIT_STRAY: i32 = 125;
 
@@ -81,9 +84,13 @@ pub(crate) fn exec(layout: &Layout, request: Request) -> Result<Executed, Runtim
     });
     let born = born.transpose()?;
     let (outside, inside) = channel::pair()?;
-    move_into_thread_name_spaces(init.as_fd(), ThreadNameSpaceType::PROCESS_ID)
-        .doing("enter the container's pid namespace")?;
-    let forked = fork(request.kin, born.as_ref().map(|dir| dir.as_fd()), CloneFlags::empty());
+    // From here on no path means what it meant: everything of the host's is open.
+    let (doors, view) = (Doors::open(&record.cgroup)?, View::of_this_host()?);
+    let alone = alone().doing("look at our own threads")?;
+    move_into_thread_name_spaces(init.as_fd(), NAMESPACES)
+        .doing("enter the container's namespaces")?;
+    let forked =
+        fork(alone, request.kin, born.as_ref().map(|dir| dir.as_fd()), CloneFlags::empty());
     let Request { process, filter, stdio, .. } = request;
     let Forked { pid, pidfd } = match forked.doing("make a process")? {
         Fork::Parent(forked) => forked,
@@ -96,13 +103,13 @@ pub(crate) fn exec(layout: &Layout, request: Request) -> Result<Executed, Runtim
                 console: false,
             };
             drop(outside);
-            enter(&init, &record.cgroup, &becoming, stdio, inside)
+            enter(&init, &doors, &becoming, stdio, inside)
         }
     };
     drop((inside, stdio));
     let look = || {
-        proof::membership(pid, &hosts, &record.cgroup)?;
-        proof::one_more(pid, &process.capabilities, filter.is_some())
+        proof::membership(&view, pid, &hosts, &record.cgroup)?;
+        proof::one_more(&view, pid, &process.capabilities, filter.is_some())
     };
     let run = converse(&outside, look);
     match run {
@@ -118,18 +125,20 @@ pub(crate) fn exec(layout: &Layout, request: Request) -> Result<Executed, Runtim
 /// The copy's part.
 fn enter(
     init: &OwnedFd,
-    cgroup: &CgroupPaths,
+    doors: &Doors,
     becoming: &Becoming<'_>,
     stdio: Option<[OwnedFd; 3]>,
     inside: Inside,
 ) -> ! {
-    if let Err(error) = join::enter_v1(cgroup) {
+    if let Err(error) = doors.enter() {
         inside.refuse(&error.refusal());
         signal::exit_now(EXIT_STRAY);
     }
+    // Its cgroup namespace last: from outside it is to be looked at where it really is.
+    let own = ThreadNameSpaceType::CONTROL_GROUP;
     let entered = inside
         .wait()
-        .and_then(|()| move_into_thread_name_spaces(init.as_fd(), NAMESPACES).at(Stage::SetUp));
+        .and_then(|()| move_into_thread_name_spaces(init.as_fd(), own).at(Stage::SetUp));
     if let Err(failed) = entered {
         inside.fail(Report::from(failed));
         signal::exit_now(EXIT_STRAY);

@@ -5,10 +5,13 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nimbus_api::runtime::CgroupPaths;
+use rustix::fs::{Mode, OFlags, openat};
 use serde_json::{Value, json};
 
 use crate::cgroup::guard::find;
@@ -64,8 +67,9 @@ pub(crate) fn init(
     hosts: &Hierarchies,
     cgroup: &CgroupPaths,
 ) -> Result<Proven, RuntimeError> {
-    membership(pid, hosts, cgroup)?;
-    process(pid, spec, filtered)?;
+    let view = View::of_this_host()?;
+    membership(&view, pid, hosts, cgroup)?;
+    process(&view, pid, spec, filtered)?;
     Ok(Proven { pid })
 }
 
@@ -90,11 +94,8 @@ pub(crate) fn network(pid: i32, leased: Option<BorrowedFd<'_>>) -> Result<(), Ru
 
 /// Checks capabilities, no_new_privs and, when `filtered`, that there is one filter more than this
 /// process is under itself.
-fn process(pid: i32, spec: &Value, filtered: bool) -> Result<(), RuntimeError> {
-    let read = |pid: &str| fs::read_to_string(format!("/proc/{pid}/status"));
-    let own = Status(read("self").doing("read our own status")?);
-    let init = Status(read(&pid.to_string()).doing("read the init process's status")?);
-    check(&init, &own, spec, filtered)
+fn process(view: &View, pid: i32, spec: &Value, filtered: bool) -> Result<(), RuntimeError> {
+    check(&Status(view.read(pid, "status")?), &view.own, spec, filtered)
 }
 
 fn check(init: &Status, own: &Status, spec: &Value, filtered: bool) -> Result<(), RuntimeError> {
@@ -133,8 +134,36 @@ fn allowed(spec: &Value, set: &str) -> Result<u64, RuntimeError> {
     mask(names.map(|name| name.as_str().unwrap_or_default()))
 }
 
+/// The host's procfs, and what it says of this process, taken while that is what `/proc` means.
+#[derive(Debug)]
+pub(crate) struct View {
+    procfs: OwnedFd,
+    own: Status,
+}
+
+impl View {
+    /// Takes it.
+    pub(crate) fn of_this_host() -> Result<Self, RuntimeError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let procfs = rustix::fs::open("/proc", flags, Mode::empty()).doing("open /proc")?;
+        let own = fs::read_to_string("/proc/self/status").doing("read our own status")?;
+        Ok(Self { procfs, own: Status(own) })
+    }
+
+    fn read(&self, pid: i32, file: &str) -> Result<String, RuntimeError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = openat(&self.procfs, format!("{pid}/{file}"), flags, Mode::empty());
+        let read = opened.map_err(io::Error::from).and_then(|file| {
+            let mut text = String::new();
+            fs::File::from(file).read_to_string(&mut text).map(|_bytes| text)
+        });
+        read.doing(format_args!("read the process's {file}"))
+    }
+}
+
 /// Proves one more process of a container, which waits to execute its program: likewise.
 pub(crate) fn one_more(
+    view: &View,
     pid: i32,
     capabilities: &[String],
     filtered: bool,
@@ -142,17 +171,17 @@ pub(crate) fn one_more(
     let sets = json!({
         "bounding": capabilities, "permitted": capabilities, "effective": capabilities,
     });
-    process(pid, &json!({"process": {"capabilities": sets}}), filtered)
+    process(view, pid, &json!({"process": {"capabilities": sets}}), filtered)
 }
 
 /// Checks that the process is in each of the container's cgroups.
 pub(crate) fn membership(
+    view: &View,
     pid: i32,
     hosts: &Hierarchies,
     paths: &CgroupPaths,
 ) -> Result<(), RuntimeError> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))
-        .doing("read the init process's cgroups")?;
+    let text = view.read(pid, "cgroup")?;
     let wanted =
         paths.v1.iter().filter_map(|(name, dir)| Some((name.as_str(), hosts.v1.get(name)?, dir)));
     let unified = paths.unified.iter().zip(&hosts.unified).map(|(dir, root)| ("", root, dir));

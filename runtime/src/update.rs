@@ -28,6 +28,8 @@ pub(crate) fn update(
     if record.init.is_none() {
         return Err(not("the container is not created".into()));
     }
-    write::apply(&record.cgroup, &wanted)?;
-    limits::check(&record.cgroup, leased)
+    let applied = write::apply(&record.cgroup, &wanted);
+    // Also when it was not all taken: what is set then must be within the lease as well.
+    limits::check(&record.cgroup, leased)?;
+    applied
 }

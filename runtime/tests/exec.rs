@@ -326,6 +326,23 @@ fn the_runtimes_own_file_cannot_be_written_through_what_it_executes() {
     running.end();
 }
 
+/// What procfs shows of a process's mounts and network is open to everybody who sees the process.
+#[test]
+fn nobody_in_the_container_sees_the_hosts_mounts_or_network_through_it() {
+    // Neither is in the container: no cgroup is mounted there, and it has a loopback device alone.
+    let host = Host::shell(
+        "echo ready; while :; do for p in /proc/[0-9]*; do
+            grep -q cgroup $p/mountinfo 2>/dev/null && echo leaked mounts
+            grep -q eth $p/net/dev 2>/dev/null && echo leaked devices; done; done",
+    );
+    let running = Running::new(host);
+    for _ in 0..60 {
+        assert_eq!(running.try_run(command(&["/bin/true"])).unwrap().status.exit_status(), Some(0));
+    }
+    assert!(!running.created.out().contains("leaked"), "{}", running.created.out());
+    running.end();
+}
+
 /// Such a process can be reached by a container through what it executes.
 #[test]
 fn a_process_that_was_not_started_to_enter_refuses_to() {

@@ -33,7 +33,7 @@ pub struct Network {
 }
 
 /// What no job reaches, whatever its lease says, and why.
-pub const NEVER: [(Network, &str); 19] = [
+pub const NEVER: [(Network, &str); 22] = [
     (Network::v4([0, 0, 0, 0], 8), "the unspecified address"),
     (Network::v4([127, 0, 0, 0], 8), "loopback"),
     (Network::v4([169, 254, 0, 0], 16), "link-local, cloud metadata"),
@@ -51,7 +51,10 @@ pub const NEVER: [(Network, &str); 19] = [
     (Network::v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16), "IPv4 in a tunnel"),
     (Network::v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), "link-local"),
     (Network::v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), "multicast"),
-    (Network::v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128), "cloud metadata"),
+    (Network::v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), "cloud metadata"),
+    (Network::v6([0xfd00, 0xc1, 0, 0, 0, 0, 0, 0], 32), "cloud metadata"),
+    (Network::v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0], 32), "cloud metadata"),
+    (Network::v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 0x1], 128), "cloud metadata"),
     (Network::v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128), "cloud metadata"),
 ];
 

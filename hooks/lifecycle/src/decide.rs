@@ -31,7 +31,7 @@ pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
     let filter = seccomp::check(&facts.seccomp, &lease.claims.seccomp)?;
     // Irrefutable while nothing else can be leased; a new kind must be decided about here.
     let GpuMode::None = lease.claims.gpu.mode;
-    egress::check(&lease.claims.egress, &facts.network)?;
+    egress::check(&lease.claims, &facts.network)?;
 
     let plan = Plan {
         version: PLAN_VERSION,

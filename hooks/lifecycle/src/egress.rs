@@ -4,13 +4,20 @@
 //! namespace is a fact here. What this decides is that nothing is allowed that never may be, and that a
 //! lease with an allow-list starts in the namespace that was made for it or not at all.
 
-use nimbus_api::lease::LeasedEgress;
+use nimbus_api::lease::{LeaseClaims, LeasedEgress};
 use nimbus_api::{Refusal, RefusalCode};
 
 use crate::facts::NetworkFact;
 
-pub(crate) fn check(leased: &LeasedEgress, network: &NetworkFact) -> Result<(), Refusal> {
-    let LeasedEgress::Allow(rules) = leased else { return Ok(()) };
+/// With it a job writes frames of its own, which pass by the rules on the host's side.
+const RAW: &str = "CAP_NET_RAW";
+
+pub(crate) fn check(claims: &LeaseClaims, network: &NetworkFact) -> Result<(), Refusal> {
+    let LeasedEgress::Allow(rules) = &claims.egress else { return Ok(()) };
+    if claims.capabilities.iter().any(|name| name == RAW) {
+        let found = format!("a network together with {RAW}");
+        return Err(Refusal::with(RefusalCode::EgressForbidden, found));
+    }
     for rule in rules.as_slice() {
         if let Some(reason) = rule.forbidden() {
             return Err(Refusal::with(RefusalCode::EgressForbidden, format!("{rule} is {reason}")));

@@ -30,7 +30,7 @@ const READY: [u8; REPORT_BYTES] = [0x80, 0, 0, 0, 0];
 const REFUSAL: u8 = 0x82;
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 const TERMINAL: [u8; REPORT_BYTES] = [0x81, 0, 0, 0, 0];
-/// Longest wait for one message.
+/// Longest wait for all that the process has to say: it may have been stopped.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The two ends.
@@ -38,7 +38,7 @@ pub(crate) fn pair() -> Result<(Outside, Inside), RuntimeError> {
     let (outside, inside) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
             .doing("make a channel")?;
-    Ok((Outside(outside), Inside(inside)))
+    Ok((Outside { socket: outside, end: Instant::now() + PATIENCE }, Inside(inside)))
 }
 
 /// What comes from inside.
@@ -58,12 +58,16 @@ pub(crate) enum Heard {
 
 /// The end of the one that made the process.
 #[derive(Debug)]
-pub(crate) struct Outside(OwnedFd);
+pub(crate) struct Outside {
+    socket: OwnedFd,
+    /// Until then it listens.
+    end: Instant,
+}
 
 impl Outside {
     /// Lets it go on.
     pub(crate) fn go(&self) -> Result<(), RuntimeError> {
-        let sent = rustix::net::send(&self.0, &[GO], SendFlags::NOSIGNAL);
+        let sent = rustix::net::send(&self.socket, &[GO], SendFlags::NOSIGNAL);
         sent.map(|_bytes| ()).doing("let the process go on")
     }
 
@@ -74,7 +78,8 @@ impl Outside {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
-        let received = recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
+        let received =
+            recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
         let count = match received {
             // It has ended without reading what it was told.
             Err(Errno::CONNRESET) => 0,
@@ -103,7 +108,7 @@ impl Outside {
     fn hear_refusal(&self, length: u32) -> Result<Refusal, RuntimeError> {
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(REFUSAL_BYTES_MAX);
         let mut text = vec![0; length];
-        let (count, _) = rustix::net::recv(&self.0, &mut text, RecvFlags::WAITALL)
+        let (count, _) = rustix::net::recv(&self.socket, &mut text, RecvFlags::WAITALL)
             .doing("hear why the process gives up")?;
         text.truncate(count);
         serde_json::from_slice(&text)
@@ -112,12 +117,11 @@ impl Outside {
     }
 
     fn wait(&self) -> Result<(), RuntimeError> {
-        let end = Instant::now() + PATIENCE;
         loop {
-            let left = end.saturating_duration_since(Instant::now());
+            let left = self.end.saturating_duration_since(Instant::now());
             let left = Timespec::try_from(left).map_err(std::io::Error::other);
             let left = left.doing("count the time that is left")?;
-            let mut socket = [PollFd::new(&self.0, PollFlags::IN)];
+            let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
             match poll(&mut socket, Some(&left)) {
                 Ok(0) => {
                     let detail = "the process does not answer";

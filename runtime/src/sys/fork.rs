@@ -50,19 +50,27 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWPID
     .union(CloneFlags::CLONE_NEWUSER)
     .union(CloneFlags::CLONE_NEWCGROUP);
 
+/// That this process has one thread, which it has looked up and keeps to (rule 4): what another was in
+/// the midst of would stay so in a copy for ever.
+#[derive(Debug)]
+pub(crate) struct Alone(());
+
+/// Looks it up in `/proc`, which must be this process's own still.
+pub(crate) fn alone() -> io::Result<Alone> {
+    if u128::from(rustix::fs::stat("/proc/self/task")?.st_nlink) != TASK_LINKS_SINGLE {
+        return Err(io::Error::other("this process has more than one thread"));
+    }
+    Ok(Alone(()))
+}
+
 /// Makes a copy of this process, in a cgroup of the unified hierarchy or in this process's own, and in
 /// new namespaces of these kinds.
-///
-/// Refused when this process has more than one thread: what another was in the midst of would stay so
-/// in the copy for ever. That is looked up in `/proc`, which must be this process's own.
 pub(crate) fn fork(
+    Alone(()): Alone,
     kin: Kin,
     cgroup: Option<BorrowedFd<'_>>,
     namespaces: CloneFlags,
 ) -> io::Result<Fork> {
-    if u128::from(rustix::fs::stat("/proc/self/task")?.st_nlink) != TASK_LINKS_SINGLE {
-        return Err(io::Error::other("this process has more than one thread"));
-    }
     let mut pidfd: RawFd = -1;
     // SAFETY: clone_args is plain integers, for all of which zero is valid and means "nothing".
     let mut args: libc::clone_args = unsafe { mem::zeroed() };
@@ -80,7 +88,7 @@ pub(crate) fn fork(
     }
     // SAFETY: the kernel reads `args` and writes one descriptor to `pidfd`; both outlive the call. No
     // stack, thread or memory is shared (flags that would are masked out): the copy goes on with its own copy of everything. This process
-    // has one thread (just checked), so nothing in that copy is half done.
+    // has one thread (see [`Alone`]), so nothing in that copy is half done.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
     match i32::try_from(pid) {
         Ok(0) => Ok(Fork::Child),

@@ -64,6 +64,8 @@ pub(crate) fn reset_all() {
     /// flags, nothing masked.
     static DEFAULT: [u64; 4] = [0; 4];
     const SET_BYTES: libc::size_t = 8;
+    // Somebody in the container may have sent the signal of the deadline, whose handler sets it anew.
+    nix::unistd::alarm::cancel();
     for number in 1..=libc::SIGRTMAX() {
         let old: *mut libc::c_void = std::ptr::null_mut();
         // SAFETY: the kernel reads its `struct sigaction` of at most 32 bytes from `DEFAULT` and,

@@ -18,6 +18,15 @@ pub const MAX_JOBS_LIMIT: u32 = 200;
 
 /// Longest name of a network device.
 const DEVICE_NAME_BYTES_MAX: usize = 15;
+/// What is shut unless the administrator says otherwise: private networks, in which the node's neighbours,
+/// its management and control itself are likely to be.
+const PRIVATE: [Network; 5] = [
+    Network::v4([10, 0, 0, 0], 8),
+    Network::v4([172, 16, 0, 0], 12),
+    Network::v4([192, 168, 0, 0], 16),
+    Network::v4([100, 64, 0, 0], 10),
+    Network::v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
+];
 /// Most networks that a node may shut besides those that are never open.
 const NEVER_MAX: usize = 256;
 /// Addresses of jobs: room for 509, which is more than [`MAX_JOBS_LIMIT`].
@@ -89,7 +98,7 @@ impl Default for NetworkConfig {
             bridge: "nimbus0".to_owned(),
             ipv4: IPV4_DEFAULT,
             ipv6: IPV6_DEFAULT,
-            never: Vec::new(),
+            never: PRIVATE.to_vec(),
             plugins: PathBuf::from("/usr/lib/cni"),
             nft: PathBuf::from("/usr/sbin/nft"),
             ip: PathBuf::from("/usr/sbin/ip"),

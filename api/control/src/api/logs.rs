@@ -19,7 +19,8 @@ use crate::watchers::Watcher;
 
 /// Bytes in one chunk.
 const CHUNK_BYTES: usize = 64 << 10;
-/// How long a follower waits, after the attempt has ended, for output that is still on its way.
+/// How long a reader waits, after the attempt has ended, for output that is still on its way: the end of
+/// a job and its output come by different ways, and the end may be first.
 const TAIL_MAX: Duration = Duration::from_secs(5);
 const STREAMS: [LogStream; 2] = [LogStream::Stdout, LogStream::Stderr];
 
@@ -86,7 +87,8 @@ impl Reader {
             if silent && (!follow || over || present == 0 && jobs::has_ended(&job)) {
                 let waited =
                     *ended_at.get_or_insert_with(Instant::now) + TAIL_MAX <= Instant::now();
-                if !follow || waited || !started(this) || self.all_ended(present).await {
+                let tail = follow || over;
+                if !tail || waited || !started(this) || self.all_ended(present).await {
                     if follow && attempt == 0 && present < newest(&job) {
                         (present, ended_at, self.offsets) =
                             (present.saturating_add(1), None, [0; 2]);

@@ -126,16 +126,19 @@ fn cpu(dirs: Dirs<'_>, wanted: &Cpu) -> Result<(), RuntimeError> {
     let files = [("cpu.shares", &shares), ("cpu.cfs_burst_us", &burst), ("cpu.idle", &idle)];
     if files.iter().any(|(_, value)| value.is_some()) || period.is_some() || quota.is_some() {
         let dir = dirs.of("cpu")?;
-        if let Some(period) = &period
-            && let Err(error) = set(dir, "cpu.cfs_period_us", period)
-        {
-            // Too short for the quota that is there: the new one goes first.
-            let Some(quota) = &quota else { return Err(error) };
-            set(dir, "cpu.cfs_quota_us", quota)?;
-            set(dir, "cpu.cfs_period_us", period)?;
+        // In the order in which what is between is no more than what was or what is to be: a longer
+        // period first, a shorter one last.
+        let write_period = || period.iter().try_for_each(|one| set(dir, "cpu.cfs_period_us", one));
+        let longer = wanted.period.and_then(|one| i64::try_from(one).ok());
+        let longer = longer.is_some_and(|period| grows(dir, "cpu.cfs_period_us", period));
+        if longer {
+            write_period()?;
         }
         if let Some(quota) = &quota {
             set(dir, "cpu.cfs_quota_us", quota)?;
+        }
+        if !longer {
+            write_period()?;
         }
         for (file, value) in files {
             if let Some(value) = value {

@@ -133,6 +133,8 @@ fn inet(out: &mut String, config: &NetworkConfig, ports: &[Port<'_>]) -> fmt::Re
     writeln!(out, "    drop\n  }}")?;
     writeln!(out, "  chain forward {{")?;
     writeln!(out, "    type filter hook forward priority -150; policy accept;")?;
+    // Neighbour discovery is the link's own and goes nowhere.
+    writeln!(out, "    iifname \"{bridge}\" meta l4proto ipv6-icmp drop")?;
     writeln!(out, "    iifname \"{bridge}\" ip daddr @never4 drop")?;
     writeln!(out, "    iifname \"{bridge}\" ip6 daddr @never6 drop")?;
     writeln!(out, "    oifname != \"{bridge}\" accept")?;

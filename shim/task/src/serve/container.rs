@@ -214,6 +214,7 @@ impl Container {
         }
         if self.snapshot().phase == Phase::Deleted {
             self.life().made = None;
+            self.execs.forget();
             // Whoever waits for a container that was never made gets an answer.
             self.exit.send_if_modified(|exit| {
                 let fresh = exit.is_none();

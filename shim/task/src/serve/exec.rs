@@ -17,7 +17,7 @@ use nimbus_api::clock::{Clock as _, SystemClock};
 use nimbus_api::id::ContainerId;
 use nimbus_api::runtime::{ExecProcess, ExecRequest, RuntimeReply, RuntimeVerb};
 use nimbus_api::{Refusal, RefusalCode};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 
 use super::Context;
@@ -25,7 +25,7 @@ use super::container::{Container, Granted};
 use super::events::{Event, Publisher};
 use super::timestamp;
 use crate::exec_state::{ExecDenied, ExecMachine, ExecPhase};
-use crate::process::ChildProcess;
+use crate::process::{ChildProcess, STATUS_UNKNOWN};
 use crate::runtime::Answer;
 use crate::state::{Exit, Phase};
 use crate::status::TaskError;
@@ -33,8 +33,9 @@ use crate::stdio::{self, Streams, Uris};
 
 /// Processes that a container may have beside its init.
 pub(super) const EXECS_MAX: usize = 128;
-/// The longest that starting one may take.
-const START_PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that starting one may take: longer than the runtime gives itself, deadline and undoing
+/// together, so that it is the runtime that ends what it has begun.
+const START_PATIENCE: Duration = Duration::from_mins(1);
 /// How the type of an OCI process ends, whatever stands before it.
 const PROCESS_TYPE: &str = "/Process";
 
@@ -118,6 +119,15 @@ impl Exec {
         TaskError::NotFound(format!("process {}", self.id))
     }
 
+    /// Whoever waits for a process that never ran gets an answer.
+    fn answer_waiters(&self) {
+        self.exit.send_if_modified(|exit| {
+            let fresh = exit.is_none();
+            exit.get_or_insert(Exit { status: STATUS_UNKNOWN, at: SystemClock.unix() });
+            fresh
+        });
+    }
+
     fn step(
         &self,
         verb: &'static str,
@@ -162,6 +172,14 @@ impl Execs {
         let mut running = self.running.subscribe();
         let none = running.wait_for(|count| *count == 0);
         tokio::time::timeout(patience, none).await.is_ok()
+    }
+
+    /// The container is gone: whoever waits for one that never ran gets an answer.
+    pub(super) fn forget(&self) {
+        let known = std::mem::take(&mut *self.known());
+        for exec in known.values().filter(|exec| exec.phase() == ExecPhase::Added) {
+            exec.answer_waiters();
+        }
     }
 
     fn add(&self, exec: Exec) -> Result<(), TaskError> {
@@ -331,6 +349,10 @@ fn executed(
         Ok(Answer { reply: RuntimeReply::Executed { pid }, terminal }) => {
             let child = ChildProcess::adopt(pid).map_err(|error| {
                 context.warn_chain(&error);
+                // Its number is its own until it is reaped, which waits for the end of this start.
+                if let Some(pid) = Pid::from_raw(pid) {
+                    let _gone = kill_process(pid, Signal::KILL);
+                }
                 Refusal::with(RefusalCode::RuntimeUnproven, nimbus_api::error::Chain(&error))
             })?;
             Ok((child, terminal))
@@ -372,6 +394,7 @@ pub(super) async fn delete(
     }
     let pid = exec.pid();
     exec.step("delete", ExecMachine::delete)?;
+    exec.answer_waiters();
     container.execs().known().remove(exec.id());
     let exit = exec.exit();
     Ok(DeleteResponse {

@@ -227,7 +227,7 @@ async fn run(
     tokio::select! {
         () = context.shutdown.notified() => tokio::time::sleep(ANSWER_PAUSE).await,
         () = idle(&service, &containerd) => context.log.warn("ending: there is nothing to do"),
-        () = untold(told) => context.log.warn("ending: nobody was told where this server is"),
+        () = untold(&service, told) => context.log.warn("ending: nobody was told where this server is"),
         done = signals(&service, &context) => done?,
     }
     context.socket.remove();
@@ -268,13 +268,15 @@ async fn idle(service: &TaskService, containerd: &Path) {
     }
 }
 
-/// Returns when `start` has ended without telling anybody.
-async fn untold(told: Option<OwnedFd>) {
+/// Returns when `start` has ended without telling anybody. Whoever has made a container here knows the
+/// server from another one.
+async fn untold(service: &TaskService, told: Option<OwnedFd>) {
     let told = told.and_then(|told| pipe::Receiver::from_owned_fd(told).ok());
     let Some(mut told) = told else { return std::future::pending().await };
     let mut byte = [0];
     match told.read(&mut byte).await {
         Ok(1) if byte == [TOLD] => std::future::pending().await,
+        Ok(_) | Err(_) if !service.is_empty() => std::future::pending().await,
         Ok(_) | Err(_) => {}
     }
 }

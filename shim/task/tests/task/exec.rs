@@ -213,7 +213,14 @@ fn a_program_that_is_not_there_can_be_told_and_the_process_forgotten() {
         assert_eq!(code, NOT_NOW, "{text}");
         assert!(text.contains(RefusalCode::RuntimeExec.as_str()), "{text}");
     }
-    assert_eq!(job.delete_exec("e1").unwrap().pid, 0);
+    // containerd's clients wait before they start, and are answered although it never ran.
+    let waiting = std::thread::scope(|threads| {
+        let waiting = threads.spawn(|| job.wait_exec("e1"));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert_eq!(job.delete_exec("e1").unwrap().pid, 0);
+        waiting.join().unwrap()
+    });
+    assert_eq!(waiting, 255);
     assert_eq!(job.exec("e1", &sh("exit 5")).1, 5, "its name is free again");
     job.finish();
 }
