@@ -2,7 +2,8 @@
 //!
 //! The state is behind a lock that is held for a few instructions and never across an await, so
 //! State, Pids and Wait answer while Create or Delete are under way. Create, Start and Delete of one
-//! container wait for each other by [`Container::turn`], processes that are added to it for all of these.
+//! container wait for each other by [`Container::turn`], processes that are added to it for all of
+//! these.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
 use super::events::{Event, Publisher};
 use super::exec::Execs;
+use super::exit::Ended;
 use super::session::Session;
 use super::timestamp;
 use crate::cgroup::Cgroup;
@@ -62,7 +64,7 @@ pub(super) struct Granted {
     /// The plan.
     pub plan: Plan,
     /// The filter that it names.
-    pub filter: OwnedFd,
+    filter: OwnedFd,
     /// How much of the output may still be kept.
     pub budget: SharedBudget,
 }
@@ -70,14 +72,21 @@ pub(super) struct Granted {
 impl Granted {
     /// From a plan and the descriptors that came with it, the filter first.
     pub(super) fn new(plan: &Plan, fds: &[OwnedFd]) -> Result<Self, Refusal> {
-        let filter = fds.first().map(OwnedFd::try_clone).transpose();
-        let filter = filter.map_err(|error| {
-            Refusal::with(RefusalCode::RuntimeFailed, format_args!("no descriptor: {error}"))
-        })?;
-        let filter = filter.ok_or_else(|| Refusal::from(RefusalCode::RuntimeUnproven))?;
-        let budget = stdio::budget(plan.resources.log_bytes);
+        let filter = fds.first().ok_or_else(|| Refusal::from(RefusalCode::RuntimeUnproven))?;
+        let (filter, budget) = (copy(filter)?, stdio::budget(plan.resources.log_bytes));
         Ok(Self { plan: plan.clone(), filter, budget })
     }
+
+    /// The filter once more, to be handed over.
+    pub(super) fn filter(&self) -> Result<OwnedFd, Refusal> {
+        copy(&self.filter)
+    }
+}
+
+fn copy(fd: &OwnedFd) -> Result<OwnedFd, Refusal> {
+    fd.try_clone().map_err(|error| {
+        Refusal::with(RefusalCode::RuntimeFailed, format_args!("no descriptor: {error}"))
+    })
 }
 
 /// One container.
@@ -85,7 +94,7 @@ impl Granted {
 pub(super) struct Container {
     description: Description,
     life: Mutex<Life>,
-    exit: watch::Sender<Option<Exit>>,
+    exit: Ended,
     end: watch::Sender<Option<Refusal>>,
     turn: RwLock<()>,
     execs: Execs,
@@ -125,7 +134,7 @@ impl Container {
                 oom_kills: 0,
                 killed: false,
             }),
-            exit: watch::Sender::new(None),
+            exit: Ended::default(),
             end: watch::Sender::new(None),
             turn: RwLock::new(()),
             execs: Execs::default(),
@@ -215,15 +224,8 @@ impl Container {
         if self.snapshot().phase == Phase::Deleted {
             self.life().made = None;
             self.execs.forget();
-            // Whoever waits for a container that was never made gets an answer.
-            self.exit.send_if_modified(|exit| {
-                let fresh = exit.is_none();
-                exit.get_or_insert(Exit {
-                    status: crate::process::STATUS_UNKNOWN,
-                    at: SystemClock.unix(),
-                });
-                fresh
-            });
+            // It may never have been made.
+            self.exit.tell_unknown();
         }
         Ok(())
     }
@@ -258,15 +260,13 @@ impl Container {
 
     /// Waits until its init has ended.
     pub(super) async fn wait(&self) -> Option<Exit> {
-        let mut exit = self.exit.subscribe();
-        let ended = exit.wait_for(Option::is_some).await.ok()?;
-        *ended
+        self.exit.wait().await
     }
 
     /// Puts an end to it, now; the first reason is the one that is told. What has ended by itself is
     /// not ended again: a deadline that passes before Delete comes changes nothing.
     pub(super) fn end(&self, reason: Refusal) {
-        if self.exit.borrow().is_some() || self.life().machine.has_ended() {
+        if self.exit.is_told() || self.life().machine.has_ended() {
             return;
         }
         self.end.send_if_modified(|end| {
@@ -287,6 +287,11 @@ impl Container {
     /// Whether SIGKILL was sent to it.
     pub(super) fn is_killed(&self) -> bool {
         self.life().killed
+    }
+
+    /// That no end was put to it.
+    pub(super) fn not_ended(&self) -> Result<(), TaskError> {
+        self.end_reason().map_or(Ok(()), |reason| Err(reason.into()))
     }
 
     /// Why an end was put to it.
@@ -326,7 +331,7 @@ impl Container {
                 Event::Resumed(TaskResumed { container_id, ..TaskResumed::default() })
             }
             Announce::Exit => {
-                self.exit.send_replace(Some(exit));
+                self.exit.tell(exit);
                 Event::Exit(TaskExit {
                     id: container_id.clone(),
                     container_id,

@@ -161,24 +161,22 @@ async fn run(
             return Err(reason);
         }
     };
-    let (reply, terminal) = match reply {
-        Ok(Answer { reply, terminal }) => (Ok(reply), terminal),
-        Err(error) => (Err(error), None),
-    };
     match reply {
-        Ok(RuntimeReply::Created { pid, cgroup }) => match ChildProcess::adopt(pid) {
-            Ok(init) => Ok((init, Cgroup::new(cgroup), terminal)),
-            Err(error) => {
-                context.warn_chain(&error);
-                clean_up(context).await;
-                Err(Refusal::with(RefusalCode::RuntimeUnproven, Chain(&error)))
+        Ok(Answer { reply: RuntimeReply::Created { pid, cgroup }, terminal }) => {
+            match ChildProcess::adopt(pid) {
+                Ok(init) => Ok((init, Cgroup::new(cgroup), terminal)),
+                Err(error) => {
+                    context.warn_chain(&error);
+                    clean_up(context).await;
+                    Err(Refusal::with(RefusalCode::RuntimeUnproven, Chain(&error)))
+                }
             }
-        },
-        Ok(RuntimeReply::Failed { refusal, cause }) => {
+        }
+        Ok(Answer { reply: RuntimeReply::Failed { refusal, cause }, .. }) => {
             context.log.warn(format_args!("{refusal}: {cause}"));
             Err(refusal)
         }
-        Ok(RuntimeReply::Done | RuntimeReply::Executed { .. }) => {
+        Ok(Answer { reply: RuntimeReply::Done | RuntimeReply::Executed { .. }, .. }) => {
             clean_up(context).await;
             Err(Refusal::with(RefusalCode::RuntimeFailed, "answered something else to Create"))
         }

@@ -2,9 +2,10 @@
 //!
 //! A queue of [`QUEUE_EVENTS_MAX`] and one task that delivers: the next event goes only after the
 //! one before it was taken or refused, and a connection that breaks (containerd restarts) is made
-//! anew with a growing pause, for ever. What a client or the job brings about (a pause, a process, a want of
-//! memory) leaves room for the events that come once in a life, the exits of all processes among them, so that none of those is
-//! lost; an exit is never known by its event alone, `Wait` and `State` always tell.
+//! anew with a growing pause, for ever. What a client or the job brings about (a pause, a process, a
+//! want of memory) leaves room for the events that come once in a life, the exits of all processes that
+//! there may be at a time among them; an exit is never known by its event alone, `Wait` and `State`
+//! always tell.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use containerd_shim_protos::api::{DeleteResponse, ExecProcessRequest};
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted, TaskExit};
 use nimbus_api::clock::{Clock as _, SystemClock};
+use nimbus_api::error::Chain;
 use nimbus_api::id::ContainerId;
 use nimbus_api::runtime::{ExecProcess, ExecRequest, RuntimeReply, RuntimeVerb};
 use nimbus_api::{Refusal, RefusalCode};
@@ -21,12 +22,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 
 use super::Context;
-use super::container::{Container, Granted};
+use super::container::Container;
 use super::events::{Event, Publisher};
-use super::timestamp;
+use super::exit::Ended;
+use super::{oci_json, timestamp};
 use crate::exec_state::{ExecDenied, ExecMachine, ExecPhase};
-use crate::process::{ChildProcess, STATUS_UNKNOWN};
-use crate::runtime::Answer;
+use crate::process::ChildProcess;
+use crate::runtime::{Answer, CallError};
 use crate::state::{Exit, Phase};
 use crate::status::TaskError;
 use crate::stdio::{self, Streams, Uris};
@@ -36,8 +38,6 @@ pub(super) const EXECS_MAX: usize = 128;
 /// The longest that starting one may take: longer than the runtime gives itself, deadline and undoing
 /// together, so that it is the runtime that ends what it has begun.
 const START_PATIENCE: Duration = Duration::from_mins(1);
-/// How the type of an OCI process ends, whatever stands before it.
-const PROCESS_TYPE: &str = "/Process";
 
 /// One of them.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub(super) struct Exec {
     uris: Uris,
     process: ExecProcess,
     life: Mutex<Life>,
-    exit: watch::Sender<Option<Exit>>,
+    exit: Ended,
 }
 
 #[derive(Debug)]
@@ -94,9 +94,7 @@ impl Exec {
 
     /// Waits until it has ended.
     pub(super) async fn wait(&self) -> Option<Exit> {
-        let mut exit = self.exit.subscribe();
-        let ended = exit.wait_for(Option::is_some).await.ok()?;
-        *ended
+        self.exit.wait().await
     }
 
     /// Signals it.
@@ -117,15 +115,6 @@ impl Exec {
 
     fn not_found(&self) -> TaskError {
         TaskError::NotFound(format!("process {}", self.id))
-    }
-
-    /// Whoever waits for a process that never ran gets an answer.
-    fn answer_waiters(&self) {
-        self.exit.send_if_modified(|exit| {
-            let fresh = exit.is_none();
-            exit.get_or_insert(Exit { status: STATUS_UNKNOWN, at: SystemClock.unix() });
-            fresh
-        });
     }
 
     fn step(
@@ -178,7 +167,7 @@ impl Execs {
     pub(super) fn forget(&self) {
         let known = std::mem::take(&mut *self.known());
         for exec in known.values().filter(|exec| exec.phase() == ExecPhase::Added) {
-            exec.answer_waiters();
+            exec.exit.tell_unknown();
         }
     }
 
@@ -231,12 +220,8 @@ pub(super) fn add(
         return Err(TaskError::WrongPhase { verb: "add a process to", phase });
     }
     let made = container.made()?;
-    let spec = request.spec.into_option().unwrap_or_default();
-    if !spec.type_url.ends_with(PROCESS_TYPE) {
-        let found = spec.type_url.escape_debug();
-        return Err(TaskError::Invalid(format!("expected an OCI process, found {found}")));
-    }
-    let process = nimbus_hooks::exec(&made.granted.plan, &spec.value, request.terminal)?;
+    let process = oci_json(request.spec, "Process")?;
+    let process = nimbus_hooks::exec(&made.granted.plan, &process, request.terminal)?;
     let uris = Uris { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr };
     uris.targets()?;
     let exec = Exec {
@@ -244,7 +229,7 @@ pub(super) fn add(
         uris,
         process,
         life: Mutex::new(Life { machine: ExecMachine::new(), made: None }),
-        exit: watch::Sender::new(None),
+        exit: Ended::default(),
     };
     container.execs().add(exec)?;
     events.publish(Event::ExecAdded(TaskExecAdded {
@@ -262,9 +247,7 @@ pub(super) async fn start(
     exec: Arc<Exec>,
 ) -> Result<u32, TaskError> {
     let _turn = container.exec_turn().await;
-    if let Some(reason) = container.end_reason() {
-        return Err(reason.into());
-    }
+    container.not_ended()?;
     let phase = container.snapshot().phase;
     if phase != Phase::Running {
         return Err(TaskError::WrongPhase { verb: "start a process in", phase });
@@ -310,7 +293,7 @@ async fn watch(context: Context, exec: Arc<Exec>, child: ChildProcess, counted: 
         exited_at: timestamp(exit.at),
         ..TaskExit::default()
     }));
-    exec.exit.send_replace(Some(exit));
+    exec.exit.tell(exit);
 }
 
 async fn run(
@@ -319,12 +302,13 @@ async fn run(
     exec: &Exec,
 ) -> Result<(ChildProcess, Streams), Refusal> {
     let made = container.made().map_err(|_gone| Refusal::from(RefusalCode::JobCancelled))?;
-    let Granted { plan, filter, budget } = &*made.granted;
-    let mut fds = vec![copy(filter)?];
-    let connecting = stdio::connect(&exec.uris, exec.terminal(), budget, &context.log);
+    let granted = &made.granted;
+    let mut fds = vec![granted.filter()?];
+    let connecting = stdio::connect(&exec.uris, exec.terminal(), &granted.budget, &context.log);
     let (connecting, ends) = connecting.map_err(|error| Refusal::from(&error))?;
     fds.extend(ends);
-    let request = ExecRequest { process: exec.process.clone(), seccomp: plan.seccomp.clone() };
+    let seccomp = granted.plan.seccomp.clone();
+    let request = ExecRequest { process: exec.process.clone(), seccomp };
     let verb = RuntimeVerb::Exec(Box::new(request));
     let answer = tokio::select! {
         answer = context.launcher.call(verb, fds, START_PATIENCE) => answer,
@@ -343,7 +327,7 @@ async fn run(
 
 fn executed(
     context: &Context,
-    answer: Result<Answer, crate::runtime::CallError>,
+    answer: Result<Answer, CallError>,
 ) -> Result<(ChildProcess, Option<OwnedFd>), Refusal> {
     match answer {
         Ok(Answer { reply: RuntimeReply::Executed { pid }, terminal }) => {
@@ -353,7 +337,7 @@ fn executed(
                 if let Some(pid) = Pid::from_raw(pid) {
                     let _gone = kill_process(pid, Signal::KILL);
                 }
-                Refusal::with(RefusalCode::RuntimeUnproven, nimbus_api::error::Chain(&error))
+                Refusal::with(RefusalCode::RuntimeUnproven, Chain(&error))
             })?;
             Ok((child, terminal))
         }
@@ -369,12 +353,6 @@ fn executed(
             Err((&error).into())
         }
     }
-}
-
-fn copy(fd: &OwnedFd) -> Result<OwnedFd, Refusal> {
-    fd.try_clone().map_err(|error| {
-        Refusal::with(RefusalCode::RuntimeFailed, format_args!("no descriptor: {error}"))
-    })
 }
 
 /// Forgets it. Can be tried again when its output is not through.
@@ -394,7 +372,8 @@ pub(super) async fn delete(
     }
     let pid = exec.pid();
     exec.step("delete", ExecMachine::delete)?;
-    exec.answer_waiters();
+    // It may never have run.
+    exec.exit.tell_unknown();
     container.execs().known().remove(exec.id());
     let exit = exec.exit();
     Ok(DeleteResponse {

@@ -26,9 +26,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Runs its program; answers with its pid.
 pub(super) async fn start(context: Context, container: Arc<Container>) -> Result<u32, TaskError> {
     let _turn = container.turn().await;
-    if let Some(reason) = container.end_reason() {
-        return Err(reason.into());
-    }
+    container.not_ended()?;
     let events = &context.events;
     container.step("start", events, Machine::begin_start)?;
     let pid = container.pid();

@@ -13,6 +13,7 @@ mod create;
 mod deadline;
 mod events;
 mod exec;
+mod exit;
 mod lifecycle;
 mod link;
 mod listener;
@@ -32,6 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use containerd_shim_protos::ttrpc::{self, asynchronous::Server};
@@ -51,6 +53,7 @@ use crate::paths::Paths;
 use crate::process::Family;
 use crate::runtime::Launcher;
 use crate::start::TOLD;
+use crate::status::TaskError;
 use events::Publisher;
 use service::TaskService;
 
@@ -304,6 +307,17 @@ async fn signals(service: &TaskService, context: &Context) -> Result<(), ServeEr
 
 fn listen_to(kind: SignalKind) -> Result<Signal, ServeError> {
     signal(kind).map_err(|error| ServeError::Setup("listen to signals", error))
+}
+
+/// The JSON of a part of the OCI specification, as containerd's clients send it. What stands before the
+/// part's name in the type is theirs to choose.
+pub(crate) fn oci_json(given: MessageField<Any>, part: &str) -> Result<Vec<u8>, TaskError> {
+    let given = given.into_option().unwrap_or_default();
+    if given.type_url.rsplit_once('/').is_some_and(|(_, name)| name == part) {
+        return Ok(given.value);
+    }
+    let found = given.type_url.escape_debug();
+    Err(TaskError::Invalid(format!("expected an OCI {part}, found {found}")))
 }
 
 /// A time as containerd's messages carry it.

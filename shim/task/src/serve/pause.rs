@@ -20,9 +20,7 @@ const PAUSE_PATIENCE: Duration = Duration::from_secs(10);
 /// Lets everything in it stand still.
 pub(super) async fn pause(context: Context, container: Arc<Container>) -> Result<(), TaskError> {
     let _turn = container.turn().await;
-    if let Some(reason) = container.end_reason() {
-        return Err(reason.into());
-    }
+    container.not_ended()?;
     if container.is_killed() {
         // What is frozen with its death before it does not die.
         return Err(TaskError::WrongPhase { verb: "pause", phase: Phase::Stopped });

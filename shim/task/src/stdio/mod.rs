@@ -188,11 +188,7 @@ fn open(
 /// Opens what a terminal is copied from and to. Must be called within the event loop.
 fn prepare(uris: &Uris, budget: &SharedBudget, log: &Log) -> Result<Prepared, StdioError> {
     let [stdin, stdout, _same] = uris.targets().map_err(StdioError::Refused)?;
-    let input = match stdin {
-        Target::Null => None,
-        Target::Fifo(path) | Target::File(path) => Some(open_client_input(&path)?),
-    };
-    Ok(Prepared { input, output: Outlet::open(stdout, budget, log)? })
+    Ok(Prepared { input: client_input(stdin)?, output: Outlet::open(stdout, budget, log)? })
 }
 
 impl Prepared {
@@ -302,27 +298,29 @@ fn open_input(
     target: Target,
     copies: &mut JoinSet<()>,
 ) -> Result<(OwnedFd, Option<OwnedFd>), StdioError> {
-    let path = match target {
-        Target::Null => return Ok((null(OFlags::RDONLY)?, None)),
-        Target::Fifo(path) | Target::File(path) => path,
+    let Some((from, hold)) = client_input(target)? else {
+        return Ok((null(OFlags::RDONLY)?, None));
     };
-    let (from, hold) = open_client_input(&path)?;
     let (theirs, ours) = io::pipe().map_err(StdioError::Pipe)?;
     let to = pipe::Sender::from_owned_fd(ours.into()).map_err(StdioError::Pipe)?;
     copies.spawn(copy_input(from, to));
     Ok((theirs.into(), Some(hold)))
 }
 
-/// The client's end of the input, and our own writer on it.
-fn open_client_input(path: &Path) -> Result<(pipe::Receiver, OwnedFd), StdioError> {
+/// The client's end of the input and our own writer on it, when there is to be any.
+fn client_input(target: Target) -> Result<Option<(pipe::Receiver, OwnedFd)>, StdioError> {
+    let path = match target {
+        Target::Null => return Ok(None),
+        Target::Fifo(path) | Target::File(path) => path,
+    };
     // Read and write, so that no open waits and the reader never sees an end before our own
     // writer is in place.
-    let bridge = open_fifo(path, OFlags::RDWR)?;
-    let hold = reopen(path, bridge.as_fd(), OFlags::WRONLY)?;
-    let fifo = reopen(path, bridge.as_fd(), OFlags::RDONLY)?;
-    let from = pipe::Receiver::from_owned_fd(fifo)
-        .map_err(|source| StdioError::Open { path: path.to_owned(), source })?;
-    Ok((from, hold))
+    let bridge = open_fifo(&path, OFlags::RDWR)?;
+    let hold = reopen(&path, bridge.as_fd(), OFlags::WRONLY)?;
+    let fifo = reopen(&path, bridge.as_fd(), OFlags::RDONLY)?;
+    let from =
+        pipe::Receiver::from_owned_fd(fifo).map_err(|source| StdioError::Open { path, source })?;
+    Ok(Some((from, hold)))
 }
 
 /// Ends with the client's last writer, or when the job closes its input.
