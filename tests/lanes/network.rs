@@ -13,6 +13,7 @@ use std::process::{Command, ExitCode};
 use nimbus_api::RefusalCode;
 use nimbus_tests::child::Program;
 use nimbus_tests::ctr::Said;
+use nimbus_tests::demo::complain;
 use nimbus_tests::failure::During as _;
 use nimbus_tests::lab::Submission;
 use nimbus_tests::wait::until;
@@ -58,10 +59,14 @@ fn main() -> ExitCode {
         return lane::main("network", &all);
     }
     // Before there is a second thread; everything that is started is in it too.
-    if nix::sched::unshare(CloneFlags::CLONE_NEWNET).is_err() {
-        return ExitCode::FAILURE;
-    }
-    let Ok(world) = World::begin() else { return ExitCode::FAILURE };
+    let unshared = nix::sched::unshare(CloneFlags::CLONE_NEWNET).map_err(Failure::from);
+    let world = match unshared.and_then(|()| World::begin()) {
+        Ok(world) => world,
+        Err(failure) => {
+            complain(&format!("network: {}", failure.text()));
+            return ExitCode::FAILURE;
+        }
+    };
     let code = lane::main("network", &all);
     drop(world);
     code
@@ -491,7 +496,7 @@ fn an_agent_that_is_killed_keeps_what_runs_to_its_rules_and_removes_the_rest(
         Ok(())
     };
     only("without an agent")?;
-    // What a kill in the middle leaves of another job: a record, and an address.
+    // What a kill in the middle leaves of another job: a record.
     let record = records(lab)?.pop().ok_or_else(|| Failure::new("no record"))?;
     let mut stale = record.clone();
     for (field, value) in [("lease", Value::from("lstale")), ("attached", Value::Null)] {

@@ -63,6 +63,19 @@ impl Said {
     }
 }
 
+/// A program and its version, from the first line that it says about itself.
+pub(crate) fn version_line(program: &Path) -> Result<String, Failure> {
+    let said = Said::by(Command::new(program).arg("--version"))?.good()?;
+    Ok(said.lines().next().unwrap_or_default().replace(" version ", " ").trim().to_owned())
+}
+
+/// Its version alone: the third word of what runc and containerd say.
+pub(crate) fn version_word(program: &str) -> Result<String, Failure> {
+    let said = Said::by(Command::new(program).arg("--version"))?.good()?;
+    let word = said.split_whitespace().nth(2).unwrap_or("of unknown version");
+    Ok(word.trim_start_matches('v').to_owned())
+}
+
 impl Ctr {
     /// A client of the containerd at this socket; fifos go below `fifos`.
     pub fn new(address: &Path, fifos: &Path) -> Self {

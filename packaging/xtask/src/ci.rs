@@ -30,14 +30,9 @@ pub(crate) fn ci(workspace: &Workspace) -> Result<bool, Box<dyn Error>> {
         "warnings",
     ]))?;
     // The fuzz targets are a workspace of their own; so that they do not rot, they are looked at too.
-    let mut fuzz = workspace.cargo(["clippy", "--locked", "--manifest-path"]);
-    fuzz.arg(fuzz::dir(workspace).join("Cargo.toml"));
-    fuzz.arg("--target-dir").arg(workspace.target());
-    run(fuzz.args(["--", "--deny", "warnings"]))?;
+    run(fuzz::cargo(workspace, "clippy").args(["--", "--deny", "warnings"]))?;
     clock.lap("clippy");
-    let mut replay = workspace.cargo(["test", "--locked", "--manifest-path"]);
-    replay.arg(fuzz::dir(workspace).join("Cargo.toml"));
-    replay.arg("--target-dir").arg(workspace.target());
+    let mut replay = fuzz::cargo(workspace, "test");
     run(replay.args(["--no-default-features", "--test", "replay", "--", "--nocapture"]))?;
     clock.lap("fuzz");
     let count = test::test(workspace, &test::Args::default())?;

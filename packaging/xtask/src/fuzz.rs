@@ -57,6 +57,13 @@ pub(crate) fn fuzz(workspace: &Workspace, args: &Args) -> Result<bool, RunError>
     Ok(status(&mut command)?.success())
 }
 
+/// A cargo command in the workspace of the targets that builds where ours does.
+pub(crate) fn cargo(workspace: &Workspace, verb: &str) -> Command {
+    let mut command = workspace.cargo([verb, "--locked", "--manifest-path"]);
+    command.arg(dir(workspace).join("Cargo.toml")).arg("--target-dir").arg(workspace.target());
+    command
+}
+
 /// The workspace of the targets, which is not ours: cargo-fuzz sets compiler flags of its own.
 pub(crate) fn dir(workspace: &Workspace) -> PathBuf {
     workspace.root().join("tests/fuzz")

@@ -48,7 +48,7 @@ enum Verb {
     Package(package::Args),
     /// Check the rules of this repository that no compiler checks
     Tidy(tidy::Args),
-    /// Everything that has to be green: setup, fmt, tidy, clippy, test
+    /// Everything that has to be green: setup, fmt, tidy, clippy, the fuzz targets replayed, test
     Ci,
 }
 

@@ -112,9 +112,8 @@ fn replay(name: &str, target: Target, patience: Duration) -> u64 {
     let mut inputs = 0;
     while inputs < INPUTS_MIN || begun.elapsed() < patience {
         let input = mutated(&seeds, &mut chance);
-        let told = input.clone();
         let broken = std::panic::catch_unwind(|| target(&input)).is_err();
-        assert!(!broken, "{name} breaks its promise on {}", told.escape_ascii());
+        assert!(!broken, "{name} breaks its promise on {}", input.escape_ascii());
         inputs += 1;
     }
     inputs

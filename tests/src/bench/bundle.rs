@@ -3,15 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nimbus_forge::image::BUSYBOX_PATHS;
 use serde_json::{Value, json};
 
-use crate::child::Program;
 use crate::ctr::Ctr;
-use crate::wait::until;
-use crate::{Failure, ensure};
+use crate::{Failure, containerd, ensure};
 
 /// A root filesystem with a static busybox.
 pub(super) fn rootfs(dir: &Path) -> Result<PathBuf, Failure> {
@@ -32,25 +29,9 @@ pub(super) fn rootfs(dir: &Path) -> Result<PathBuf, Failure> {
 /// The specification that containerd's client makes for `/bin/true` in this root, with its default
 /// seccomp profile.
 pub(super) fn specification(dir: &Path, root: &Path) -> Result<Value, Failure> {
-    let socket = dir.join("containerd.sock");
-    let config = dir.join("containerd.toml");
-    fs::write(
-        &config,
-        format!(
-            "version = 2\nroot = '{0}/containerd'\nstate = '{0}/containerd-state'\n\
-             disabled_plugins = ['io.containerd.grpc.v1.cri', 'io.containerd.internal.v1.opt']\n\
-             [grpc]\naddress = '{0}/containerd.sock'\n[ttrpc]\naddress = '{0}/containerd.sock.ttrpc'\n",
-            dir.display()
-        ),
-    )?;
-    let mut command = Command::new("containerd");
-    command.arg("--config").arg(&config);
-    let mut containerd = Program::start("containerd", &mut command, &dir.join("containerd.log"))?;
-    let ctr = Ctr::new(&socket, dir);
-    until("containerd to answer", || {
-        containerd.check()?;
-        Ok(ctr.ask(&["version"])?.good().ok())
-    })?;
+    // No container is started under it, so no programs of ours are needed.
+    let containerd = containerd::start(dir, dir, &dir.join("containerd.log"))?;
+    let ctr = Ctr::new(&dir.join(containerd::SOCKET), dir);
     let root = root.display().to_string();
     ctr.ask(&["containers", "create", "--seccomp", "--rootfs", &root, "bench", "/bin/true"])?
         .good()?;

@@ -13,7 +13,7 @@ use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
 use super::{bundle, filter};
-use crate::ctr::Said;
+use crate::ctr::version_line;
 use crate::failure::During as _;
 use crate::wait::until;
 use crate::{Failure, Outcome, ensure};
@@ -66,11 +66,9 @@ impl Contestant {
         until("the container to be deleted", || Ok(delete.status()?.success().then_some(())))
     }
 
-    /// The program and its version, from the first line that it says about itself.
+    /// The program and its version.
     pub(super) fn version(&self) -> Result<String, Failure> {
-        let said = Said::by(Command::new(&self.program).arg("--version"))?.good()?;
-        let line = said.lines().next().unwrap_or_default();
-        Ok(line.replace(" version ", " ").trim().to_owned())
+        version_line(&self.program)
     }
 }
 

@@ -11,8 +11,9 @@ use super::Comparison;
 use super::contestant::{Contestant, all, apart};
 use crate::{Failure, Outcome};
 
-/// How many at a time.
-const LEVELS: [usize; 3] = [1, 8, 32];
+/// How many at a time, and the unit of what is measured then.
+const LEVELS: [(usize, &str); 3] =
+    [(1, "containers/s, 1"), (8, "containers/s, 8"), (32, "containers/s, 32")];
 /// Containers of each, each time.
 const CONTAINERS: usize = 64;
 /// Times, taken in turns.
@@ -22,7 +23,7 @@ const ROUNDS: usize = 5;
 pub fn run(bin_dir: &Path, inside: bool, json: bool, out: &mut dyn Write) -> Outcome {
     let measured = apart("density", inside, (bin_dir, json), |dir| {
         let mut levels = Vec::new();
-        for level in LEVELS {
+        for (level, _unit) in LEVELS {
             let dir = dir.join(level.to_string());
             std::fs::create_dir(&dir)?;
             let mut all = all(&dir, bin_dir, &["/bin/true"], level)?;
@@ -36,8 +37,7 @@ pub fn run(bin_dir: &Path, inside: bool, json: bool, out: &mut dyn Write) -> Out
         }
         Ok(levels)
     })?;
-    let units = ["containers/s, 1", "containers/s, 8", "containers/s, 32"];
-    for (unit, all) in units.into_iter().zip(measured.iter().flatten()) {
+    for ((_level, unit), all) in LEVELS.into_iter().zip(measured.iter().flatten()) {
         Comparison::print_all("density", unit, Some(all), json, out)?;
     }
     Ok(())

@@ -4,10 +4,9 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
 use super::{Comparison, bundle};
-use crate::ctr::Said;
+use crate::ctr::version_word;
 use crate::proc::{self, Process};
 use crate::wait::until;
 use crate::{Failure, Lab, Outcome, Setting, mint};
@@ -46,7 +45,8 @@ pub fn run(bin_dir: &Path, json: bool, out: &mut dyn Write) -> Outcome {
         lab.nothing_left_of(id)?;
     }
     lab.close()?;
-    let name = format!("{PEER} {}", version()?);
+    // containerd's version is its shim's.
+    let name = format!("{PEER} {}", version_word("containerd")?);
     let resident = Comparison::of("shim-memory", name.clone(), "MB RSS", &ours.rss, &theirs.rss)?;
     resident.print(json, out)?;
     let anonymous = Comparison::of("shim-memory", name, "MB anonymous", &ours.anon, &theirs.anon)?;
@@ -89,10 +89,4 @@ impl Memory {
         self.anon.push(megabytes("RssAnon:")?);
         Ok(())
     }
-}
-
-/// containerd's version, which is its shim's.
-fn version() -> Result<String, Failure> {
-    let said = Said::by(Command::new("containerd").arg("--version"))?.good()?;
-    Ok(said.split_whitespace().nth(2).unwrap_or("of unknown version").to_owned())
 }

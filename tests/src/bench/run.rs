@@ -1,4 +1,4 @@
-//! `run`: wall time of `ctr run --rm` of `busybox true` with containerd's default seccomp profile, end to
+//! `run`: wall time of `ctr run --rm` of a shell that does nothing with containerd's default seccomp profile, end to
 //! end, under the same containerd: ours with its admission, and `io.containerd.runc.v2` with runc and
 //! with crun.
 //!
@@ -13,8 +13,7 @@ use std::time::Instant;
 
 use super::contestant::apart;
 use super::{Comparison, bundle};
-use crate::ctr::Said;
-use crate::failure::During as _;
+use crate::ctr::version_line;
 use crate::wait::until;
 use crate::{Failure, Lab, Outcome, Setting, ensure, mint};
 
@@ -33,7 +32,7 @@ pub fn run(bin_dir: &Path, inside: bool, json: bool, out: &mut dyn Write) -> Out
     let measured = apart("run", inside, (bin_dir, json), |_dir| measure(bin_dir))?;
     let Some([ours, theirs @ ..]) = measured else { return Ok(()) };
     for (peer, samples) in PEERS.iter().zip(&theirs) {
-        let version = format!("io.containerd.runc.v2 with {}", version(peer)?);
+        let version = format!("io.containerd.runc.v2 with {}", version_line(Path::new(peer))?);
         Comparison::of("run", version, "ms", &ours, samples)?.print(json, out)?;
     }
     Ok(())
@@ -102,10 +101,4 @@ fn timed(lab: &Lab, args: &[String]) -> Result<f64, Failure> {
     let took = begun.elapsed();
     ensure!(said.code == Some(0), "{args:?}: {}", said.stderr);
     Ok(took.as_secs_f64() * 1000.0)
-}
-
-fn version(program: &str) -> Result<String, Failure> {
-    let mut command = std::process::Command::new(program);
-    let said = Said::by(command.arg("--version")).during(program)?.good()?;
-    Ok(said.lines().next().unwrap_or_default().replace(" version ", " ").trim().to_owned())
 }

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::differences::{self, EXPLAINED};
 use super::scenarios::Scenario;
 use super::{Row, WRITE};
-use crate::ctr::Said;
+use crate::ctr::version_word;
 use crate::{Failure, Outcome, ensure};
 
 /// Where it is, from the repository's root.
@@ -25,13 +24,7 @@ pub(super) struct Versions {
 impl Versions {
     /// Those of this machine.
     pub(super) fn installed() -> Result<Self, Failure> {
-        let runc = Said::by(Command::new("runc").arg("--version"))?.good()?;
-        let containerd = Said::by(Command::new("containerd").arg("--version"))?.good()?;
-        let word = |text: &str, number| {
-            let word = text.split_whitespace().nth(number).unwrap_or("of unknown version");
-            word.trim_start_matches('v').to_owned()
-        };
-        Ok(Self { runc: word(&runc, 2), containerd: word(&containerd, 2) })
+        Ok(Self { runc: version_word("runc")?, containerd: version_word("containerd")? })
     }
 
     fn line(&self) -> String {

@@ -46,7 +46,7 @@ pub fn key_set(data: &[u8]) {
     assert!(nimbus_api::keys::KeySet::verify(data, &root).is_err(), "an unsigned key set verified");
 }
 
-/// A policy that is read can be written and read again.
+/// A policy that is read has rules, and each rule a need.
 pub fn policy(data: &[u8]) {
     if let Ok(policy) = nimbus_api::policy::Policy::parse(data) {
         assert!(!policy.rule.is_empty() && policy.rule.iter().all(|rule| !rule.require.is_empty()));

@@ -3,13 +3,8 @@
 use std::path::Component;
 use std::sync::OnceLock;
 
-use nimbus_api::Digest;
-use nimbus_api::clock::UnixSeconds;
 use nimbus_api::id::ContainerKey;
-use nimbus_api::lease::{
-    GpuMode, LEASE_VERSION, LeaseClaims, LeasedEgress, LeasedGpu, LeasedImage, LeasedResources,
-    LeasedSeccomp, NONCE_BYTES, ScratchMedium,
-};
+use nimbus_api::lease::LeaseClaims;
 use nimbus_api::plan::Plan;
 use nimbus_api::proto::admit::v1::Admit;
 use nimbus_hooks::facts::{NodeFacts, TaskFacts};
@@ -27,7 +22,7 @@ pub fn spec(data: &[u8]) {
         assert_eq!(process.digest(), again.digest());
     }
     let claims = claims();
-    let Ok(spec) = nimbus_hooks::fuzzing::spec(data, &key(), &claims) else { return };
+    let Ok(spec) = nimbus_hooks::fuzzing::spec(data, &key(), claims) else { return };
     let at = |pointer: &str| spec.pointer(pointer);
     for absent in ["/hooks", "/linux/devices", "/linux/seccomp", "/annotations"] {
         assert_eq!(at(absent), None, "{absent}");
@@ -125,38 +120,12 @@ fn node() -> NodeFacts {
     }
 }
 
-fn claims() -> LeaseClaims {
-    LeaseClaims {
-        ver: LEASE_VERSION,
-        lease_id: "l1".parse().expect("a constant id"),
-        job: "j1".parse().expect("a constant id"),
-        attempt: 1,
-        org: "acme".parse().expect("a constant id"),
-        node: Digest::of(b"node"),
-        images: vec![LeasedImage {
-            name: "127.0.0.1:5000/team/app".to_owned(),
-            digest: Digest::of(b"image"),
-            platform: "linux/amd64".to_owned(),
-        }],
-        process_sha256: Digest::of(b""),
-        resources: LeasedResources {
-            cpu_millis: 500,
-            memory_bytes: 64 << 20,
-            pids: 64,
-            scratch_bytes: 1 << 20,
-            scratch: ScratchMedium::Memory,
-            log_bytes: 1 << 20,
-        },
-        gpu: LeasedGpu { mode: GpuMode::None },
-        seccomp: LeasedSeccomp { profile: "default".to_owned(), sha256: None },
-        egress: LeasedEgress::None,
-        capabilities: vec!["CAP_CHOWN".to_owned(), "CAP_KILL".to_owned()],
-        policy: None,
-        generation: 1,
-        nonce: "ab".repeat(NONCE_BYTES),
-        iat: UnixSeconds(0),
-        nbf: UnixSeconds(0),
-        start_by: UnixSeconds(60),
-        exp: UnixSeconds(900),
-    }
+/// Claims that are a seed of another target, with capabilities that may be asked for.
+fn claims() -> &'static LeaseClaims {
+    static CLAIMS: OnceLock<LeaseClaims> = OnceLock::new();
+    CLAIMS.get_or_init(|| {
+        let seed = include_bytes!("../../seeds/lease_claims/job.json");
+        let claims: LeaseClaims = serde_json::from_slice(seed).expect("claims");
+        LeaseClaims { capabilities: vec!["CAP_CHOWN".to_owned(), "CAP_KILL".to_owned()], ..claims }
+    })
 }
