@@ -1,7 +1,7 @@
 //! `cargo xtask package`: Debian packages of the node, control and the command line.
 //!
 //! Intent: from a release build, with `dpkg-deb`, the same bytes each time for the same commit and
-//! toolchain. Built on Debian 12 they install there and on anything newer. Lane `vm` installs them.
+//! toolchain. Built on Debian 12 they install there and on anything newer. Lane `vm` installs them on Debian 13.
 //! Deliberately absent: signing and a repository, which are for whoever publishes them.
 
 mod build;
