@@ -11,7 +11,9 @@ use std::os::unix::fs::FileExt as _;
 use std::process::{ExitCode, Termination};
 
 use nimbus_api::frame::{Frame, FrameReader, write_frame};
-use nimbus_api::plan::{LAYERS_MAX, PLAN_BYTES_MAX, PLAN_VERSION, Plan, PlanSeccomp};
+use nimbus_api::plan::{
+    JoinedNamespace, LAYERS_MAX, PLAN_BYTES_MAX, PLAN_VERSION, Plan, PlanSeccomp,
+};
 use nimbus_api::runtime::{
     ExecRequest, OUTSIDE_NAME, RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb,
 };
@@ -171,8 +173,16 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
     let layers = plan.rootfs.layers.len();
     let terminal = plan.spec.pointer("/process/terminal").and_then(Value::as_bool) == Some(true);
     let stdio = if terminal { 0 } else { STDIO };
-    let networks = usize::from(plan.egress.has_network());
-    if layers == 0 || layers > LAYERS_MAX || fds.len() != layers + networks + 1 + stdio {
+    if !plan.binds.is_empty() || plan.joins.iter().any(|kind| *kind != JoinedNamespace::Network) {
+        return Err(invalid(
+            "binds, or namespaces other than the network's, are to be joined".into(),
+        ));
+    }
+    let networks = plan.joins.len();
+    if plan.egress.is_made() != (networks == 1) || networks > 1 {
+        return Err(invalid(format!("{networks} networks for what the lease says of one")));
+    }
+    if layers == 0 || layers > LAYERS_MAX || fds.len() != plan.descriptors() + stdio {
         let detail = format!("{} descriptors came with a plan of {layers} layers", fds.len());
         return Err(invalid(detail));
     }

@@ -15,6 +15,7 @@ use std::process::Command;
 use nimbus_api::RefusalCode;
 use nimbus_api::egress::EgressRules;
 use nimbus_api::lease::LeasedEgress;
+use nimbus_api::plan::JoinedNamespace;
 use nimbus_api::runtime::RuntimeVerb;
 use nix::sched::CloneFlags;
 use support::Host;
@@ -34,6 +35,7 @@ fn with(network: Option<File>, script: &str) -> Host {
     let mut host = Host::shell(script);
     let rules = EgressRules::sorted(vec!["192.0.2.0/24:443/tcp".parse().unwrap()]).unwrap();
     host.plan.egress = LeasedEgress::Allow(rules);
+    host.plan.joins = vec![JoinedNamespace::Network];
     host.network = network;
     host
 }

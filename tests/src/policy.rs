@@ -82,7 +82,7 @@ mod tests {
         let keys = Keys::generate().unwrap();
         let text = keys.document(3, "127.0.0.1:5000", "/tmp/lab/layouts").unwrap();
         let policy = Policy::parse(text.as_bytes()).unwrap();
-        let need = |image: &str| policy.rule_for(image).map(|rule| rule.require.concat());
+        let need = |image: &str| policy.rule_for(image, &[]).map(|rule| rule.require.concat());
         assert_eq!(need("127.0.0.1:5000/apps/hello").as_deref(), Some("provenance"));
         assert_eq!(need("127.0.0.1:5000/fresh/hello").as_deref(), Some("fresh"));
         assert_eq!(need("oci:/tmp/lab/layouts/hello").as_deref(), Some("provenance"));

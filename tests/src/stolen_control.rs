@@ -136,6 +136,7 @@ impl Heard {
                 }
                 return Some(ToNode::EventAck(EventAck { seq: event.seq }));
             }
+            FromNode::Claim(_) => {}
             FromNode::Log(log) => {
                 let bytes = u64::try_from(log.data.len()).unwrap_or(u64::MAX);
                 return Some(ToNode::LogAck(LogAck {

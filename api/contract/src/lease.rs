@@ -19,7 +19,9 @@ use crate::clock::UnixSeconds;
 use crate::digest::Digest;
 use crate::dsse::SigningKey;
 use crate::egress::EgressRules;
-use crate::id::{JobId, KeyId, LeaseId, NodeThumbprint, OrgId, TrustDomain};
+use crate::id::{
+    ContainerId, ContainerKey, JobId, KeyId, LeaseId, NodeThumbprint, OrgId, TrustDomain,
+};
 use crate::keys::{KeyPurpose, KeySet};
 use crate::refusal::{Refusal, RefusalCode};
 use crate::strict_json::{self, Limits};
@@ -71,6 +73,10 @@ pub struct LeaseClaims {
     pub capabilities: Vec<String>,
     /// The policy it was made under; none when control had none (then the node decides by its own).
     pub policy: Option<LeasedPolicy>,
+    /// For which container of another client of containerd it is; none on the agent path, where the
+    /// agent makes the container. A node that does not know it cannot read the lease, and refuses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<LeasedClaim>,
     /// Store generation of control.
     pub generation: u64,
     /// Hex of the heartbeat nonce that the deadline counts from.
@@ -123,6 +129,35 @@ pub enum ScratchMedium {
     Memory,
 }
 
+/// The container that a lease was claimed for: one that a client of containerd made (kubelet, `ctr`),
+/// not the node agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeasedClaim {
+    /// This one and no other: its id is never used again by who made it.
+    pub container: ContainerKey,
+    /// The pod that it is of; none outside Kubernetes.
+    pub pod: Option<LeasedPod>,
+}
+
+/// Which container of which pod, as the CRI names them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeasedPod {
+    /// Id of the pod's sandbox container.
+    pub sandbox: ContainerId,
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// Name of the container in the pod; none for the sandbox itself.
+    pub container: Option<String>,
+    /// How often kubelet has made it anew.
+    pub restart: u32,
+}
+
 /// Devices of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,11 +193,13 @@ pub enum LeasedEgress {
     /// Connections to these, enforced on the host's side, and nothing else. A node that does not know
     /// it cannot read the lease, and refuses it.
     Allow(EgressRules),
+    /// The network that the cluster gave the pod, shared by the pod's containers; for pods only.
+    Pod,
 }
 
 impl LeasedEgress {
-    /// Whether the job has a network besides its loopback device.
-    pub const fn has_network(&self) -> bool {
+    /// Whether the node agent makes a network for the job.
+    pub const fn is_made(&self) -> bool {
         matches!(self, Self::Allow(_))
     }
 }

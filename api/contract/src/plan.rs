@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::clock::BootNanos;
 use crate::digest::Digest;
 use crate::id::{ContainerKey, JobId, LeaseId, OrgId};
-use crate::lease::{LeasedEgress, LeasedResources, ScratchMedium};
+use crate::lease::{LeasedEgress, LeasedPod, LeasedResources, ScratchMedium};
 use crate::strict_json::{self, Limits, StrictJsonError};
 
 /// The version of [`Plan`].
@@ -19,8 +19,10 @@ pub const PLAN_VERSION: u32 = 1;
 /// Longest plan, as JSON.
 pub const PLAN_BYTES_MAX: usize = 1 << 20;
 /// Most layers of a root filesystem: each is a descriptor in one message, of which the kernel
-/// takes 253 (`SCM_MAX_FD`), and five more go along.
+/// takes 253 (`SCM_MAX_FD`); binds, namespaces, the filter and three streams go along.
 pub const LAYERS_MAX: usize = 128;
+/// Most binds of a container; each is a descriptor in the same message.
+pub const BINDS_MAX: usize = 96;
 
 /// What the kernel is to enforce.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +49,16 @@ pub struct Plan {
     pub resources: LeasedResources,
     /// Network.
     pub egress: LeasedEgress,
+    /// What is mounted besides what the specification has: detached mounts that the agent opened below
+    /// roots that it knows, in the order of their descriptors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub binds: Vec<PlanBind>,
+    /// Namespaces that are entered instead of new ones, in the order of their descriptors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joins: Vec<JoinedNamespace>,
+    /// The pod that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<LeasedPod>,
     /// By what an Exec is judged.
     pub exec: ExecClause,
     /// Killed then, unless an extension comes; on this boot's CLOCK_BOOTTIME.
@@ -147,6 +159,36 @@ pub enum DeviceKind {
     Block,
 }
 
+/// Something of the host's that a container sees: a file or directory that kubelet or the CRI plugin
+/// made for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanBind {
+    /// Absolute path on the host. The agent opens it below a root that it knows, without following a
+    /// link; whoever mounts it has only the descriptor.
+    pub source: String,
+    /// Absolute path in the container.
+    pub destination: String,
+    /// Whether it can be written.
+    pub read_only: bool,
+    /// Whether what is mounted below it comes along.
+    pub recursive: bool,
+}
+
+/// Kind of a namespace that a container enters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinedNamespace {
+    /// Of the network.
+    Network,
+    /// Of System V IPC and POSIX message queues.
+    Ipc,
+    /// Of the host name.
+    Uts,
+    /// Of processes.
+    Pid,
+}
+
 /// By what an Exec is judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -159,6 +201,11 @@ impl Plan {
     /// The JSON that travels.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// How many descriptors go with it: the filter, layers, binds, joined namespaces, in this order.
+    pub const fn descriptors(&self) -> usize {
+        1 + self.rootfs.layers.len() + self.binds.len() + self.joins.len()
     }
 
     /// Reads the JSON.

@@ -12,12 +12,15 @@ use serde::{Deserialize, Serialize};
 use crate::clock::UnixSeconds;
 use crate::digest::Digest;
 use crate::dsse::{Envelope, EnvelopeError, SigningKey, VerifyingKey};
+use crate::id::{Namespace, OrgId};
 
 /// DSSE payload type of a policy.
 pub const POLICY_TYPE: &str = "application/vnd.nimbus.policy.v1+toml";
 /// Longest document.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
-/// Most rules, needs or trusts.
+/// The containerd namespace of the CRI plugin: the only one that pods are read in.
+pub const CRI_NAMESPACE: &str = "k8s.io";
+/// Most rules, needs, trusts or claim rules.
 pub const POLICY_ENTRIES_MAX: usize = 256;
 
 /// A policy document.
@@ -40,8 +43,12 @@ pub struct Policy {
     pub trust: BTreeMap<String, Trust>,
     /// Which attestation satisfies, by name.
     pub need: BTreeMap<String, Need>,
-    /// The first rule whose pattern matches decides.
+    /// The first rule whose pattern matches, and whose digests are these when it lists any, decides.
     pub rule: Vec<Rule>,
+    /// Which containers of other clients of containerd get a lease, and of which org. None: no
+    /// container but the agent's own starts.
+    #[serde(default)]
+    pub claim: Vec<ClaimRule>,
     /// What is refused whatever else holds.
     #[serde(default)]
     pub deny: Deny,
@@ -128,8 +135,61 @@ pub struct Rule {
     /// Patterns of image names: segments separated by `/`, `*` is any one segment, a final `**` any
     /// number of them.
     pub images: Vec<String>,
-    /// Names in `need`; each must be satisfied.
+    /// Names in `need`; each must be satisfied. May be empty only where `digests` is not.
+    #[serde(default)]
     pub require: Vec<String>,
+    /// Digests (manifest or index) that the rule is for; empty is any. Whoever signs the policy vouches
+    /// for them: with an empty `require` they run without an attestation.
+    #[serde(default)]
+    pub digests: Vec<Digest>,
+}
+
+/// Which containers of other clients of containerd (kubelet, `ctr`) control may lease, for whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimRule {
+    /// containerd namespace, exactly.
+    pub namespace: Namespace,
+    /// Kubernetes namespaces, exactly; required in containerd namespace [`CRI_NAMESPACE`], the only one
+    /// that pods are read in, and impossible elsewhere.
+    #[serde(default)]
+    pub kubernetes: Vec<String>,
+    /// Whose they are. None: whoever the pod's ticket says.
+    #[serde(default)]
+    pub org: Option<OrgId>,
+    /// What network they have.
+    #[serde(default)]
+    pub network: ClaimNetwork,
+    /// The most that one container may ask for, and what one gets that asks for nothing.
+    pub most: ClaimResources,
+    /// Such a container is killed after this many seconds; none is never.
+    #[serde(default)]
+    pub max_runtime_seconds: Option<u32>,
+}
+
+/// Network of a claimed container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimNetwork {
+    /// A loopback device that a pod's containers share, and nothing else.
+    #[default]
+    None,
+    /// What the cluster's CNI plugins gave the pod.
+    Pod,
+}
+
+/// Limits of a claimed container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClaimResources {
+    /// Thousandths of a core.
+    pub cpu_millis: u32,
+    /// Bytes.
+    pub memory_bytes: u64,
+    /// Tasks.
+    pub pids: u32,
+    /// Writable space of the root file system, bytes.
+    pub scratch_bytes: u64,
 }
 
 /// What is refused whatever else holds.
@@ -181,11 +241,23 @@ impl Policy {
         Ok(policy)
     }
 
-    /// The rule that decides about an image of this name.
-    pub fn rule_for(&self, image: &str) -> Option<&Rule> {
-        self.rule
-            .iter()
-            .find(|rule| rule.images.iter().any(|pattern| pattern_matches(pattern, image)))
+    /// The rule that decides about an image of this name, known by any of these digests.
+    pub fn rule_for(&self, image: &str, digests: &[Digest]) -> Option<&Rule> {
+        self.rule.iter().find(|rule| {
+            rule.images.iter().any(|pattern| pattern_matches(pattern, image))
+                && (rule.digests.is_empty() || digests.iter().any(|one| rule.digests.contains(one)))
+        })
+    }
+
+    /// The first claim rule for a container in this containerd namespace, of a pod in this Kubernetes
+    /// namespace, if it is of one.
+    pub fn claim_for(&self, namespace: &Namespace, kubernetes: Option<&str>) -> Option<&ClaimRule> {
+        self.claim.iter().find(|rule| {
+            rule.namespace == *namespace
+                && kubernetes.map_or(rule.kubernetes.is_empty(), |name| {
+                    rule.kubernetes.iter().any(|known| known == name)
+                })
+        })
     }
 
     fn check(&self) -> Result<(), PolicyError> {
@@ -214,7 +286,41 @@ impl Policy {
             }
         }
         self.check_needs()?;
-        self.check_rules()
+        self.check_rules()?;
+        self.check_claims()
+    }
+
+    fn check_claims(&self) -> Result<(), PolicyError> {
+        if self.claim.len() > POLICY_ENTRIES_MAX {
+            let problem = format!("at most {POLICY_ENTRIES_MAX} are allowed");
+            return Err(PolicyError::Invalid { at: "claim".to_owned(), problem });
+        }
+        for (index, rule) in self.claim.iter().enumerate() {
+            let fail = |problem: &str| {
+                Err(PolicyError::Invalid {
+                    at: format!("claim {index}"),
+                    problem: problem.to_owned(),
+                })
+            };
+            let pods = rule.namespace.as_str() == CRI_NAMESPACE;
+            if pods == rule.kubernetes.is_empty() {
+                return fail(
+                    "kubernetes is for namespace \"k8s.io\", and must list at least one there",
+                );
+            }
+            if rule.kubernetes.iter().any(|name| !is_label(name)) {
+                return fail("kubernetes lists namespaces exactly, without patterns");
+            }
+            if !pods && (rule.network == ClaimNetwork::Pod || rule.org.is_none()) {
+                return fail("only pods have a pod's network or a ticket: name an org");
+            }
+            let most = &rule.most;
+            let zero = most.cpu_millis == 0 || most.memory_bytes == 0 || most.pids == 0;
+            if zero || most.scratch_bytes == 0 || rule.max_runtime_seconds == Some(0) {
+                return fail("limits must not be zero");
+            }
+        }
+        Ok(())
     }
 
     fn check_needs(&self) -> Result<(), PolicyError> {
@@ -257,8 +363,8 @@ impl Policy {
                     problem: problem.to_owned(),
                 })
             };
-            if rule.images.is_empty() || rule.require.is_empty() {
-                return fail("images and require must not be empty");
+            if rule.images.is_empty() || (rule.require.is_empty() && rule.digests.is_empty()) {
+                return fail("images must not be empty, nor require where no digests are listed");
             }
             if rule.images.iter().any(|pattern| !pattern_is_valid(pattern)) {
                 return fail(
@@ -271,6 +377,12 @@ impl Policy {
         }
         Ok(())
     }
+}
+
+/// A name as Kubernetes gives its namespaces (RFC 1123 label).
+fn is_label(name: &str) -> bool {
+    let inner = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    inner && !name.is_empty() && name.len() <= 63 && !name.starts_with('-') && !name.ends_with('-')
 }
 
 fn pattern_is_valid(pattern: &str) -> bool {

@@ -109,6 +109,20 @@ refusals! {
     LeaseWrongImage => "lease.wrong_image", Permission, "the lease names another image", "submit the image you want to run";
     /// command, environment, directory, user or binds are not those that the lease names
     LeaseWrongProcess => "lease.wrong_process", Permission, "command, environment, directory, user or binds are not those that the lease names", "submit the command you want to run";
+    /// the lease names another container
+    LeaseWrongContainer => "lease.wrong_container", Permission, "the lease was claimed for another container", "let the node agent claim a lease for this container; leases are not passed on";
+    /// the policy maps no org to the containerd or Kubernetes namespace of this container
+    ClaimNotMapped => "claim.not_mapped", Permission, "the policy gives containers of this namespace to no org", "add a [[claim]] rule for the namespace to the policy, or submit the job with nimbusctl";
+    /// the pod's ticket is not one that control would redeem
+    ClaimTicketInvalid => "claim.ticket_invalid", Permission, "the pod's ticket is unknown, used up, expired or not for this node", "create a new one with nimbusctl ticket create";
+    /// control did not answer for this container
+    ClaimUnavailable => "claim.unavailable", Unavailable, "control did not lease this container in time", "see the node's link to control in nimbus-node status; kubelet tries again by itself";
+    /// what the container says of itself cannot be a claim
+    ClaimMalformed => "claim.malformed", Invalid, "what the container says of itself is not complete", "it is made by containerd's CRI plugin; see which version and configuration";
+    /// the pod's sandbox is not held on this node
+    PodSandboxMissing => "pod.sandbox_missing", Precondition, "the pod's sandbox is not running under a lease on this node", "let kubelet make the pod anew";
+    /// the container is not of the pod that it names
+    PodMismatch => "pod.mismatch", Permission, "the container does not belong to the pod that it names", "a pod's containers are those that kubelet makes in it, of the same org";
     /// the lease echoes no heartbeat that this boot of the node sent
     LeaseUnknownNonce => "lease.unknown_nonce", Permission, "the lease echoes no heartbeat that this boot of the node sent", "submit the job again; leases of another boot are void";
     /// the lease has been used for another container

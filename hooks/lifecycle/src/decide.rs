@@ -8,7 +8,7 @@
 
 use nimbus_api::lease::{GpuMode, VerifiedLease};
 use nimbus_api::plan::{ExecClause, PLAN_BYTES_MAX, PLAN_VERSION, Plan};
-use nimbus_api::plan::{PlanImage, PlanLease, PlanSeccomp, RootfsRecipe};
+use nimbus_api::plan::{JoinedNamespace, PlanImage, PlanLease, PlanSeccomp, RootfsRecipe};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
 use crate::facts::{Facts, MeasuredImage};
@@ -54,6 +54,13 @@ pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
         devices: project::devices(),
         resources: lease.claims.resources,
         egress: lease.claims.egress.clone(),
+        binds: Vec::new(),
+        joins: if lease.claims.egress.is_made() {
+            vec![JoinedNamespace::Network]
+        } else {
+            Vec::new()
+        },
+        pod: None,
         exec: ExecClause { capabilities: judged.capabilities },
         deadline: authority.deadline,
         policy_serial: granted.serial,

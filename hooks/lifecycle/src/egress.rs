@@ -13,7 +13,13 @@ use crate::facts::NetworkFact;
 const RAW: &str = "CAP_NET_RAW";
 
 pub(crate) fn check(claims: &LeaseClaims, network: &NetworkFact) -> Result<(), Refusal> {
-    let LeasedEgress::Allow(rules) = &claims.egress else { return Ok(()) };
+    let rules = match &claims.egress {
+        LeasedEgress::None => return Ok(()),
+        LeasedEgress::Allow(rules) => rules,
+        LeasedEgress::Pod => {
+            return Err(Refusal::with(RefusalCode::LeaseUnsupported, "a pod's network"));
+        }
+    };
     if claims.capabilities.iter().any(|name| name == RAW) {
         let found = format!("a network together with {RAW}");
         return Err(Refusal::with(RefusalCode::EgressForbidden, found));

@@ -29,7 +29,7 @@ pub fn may_fetch(policy: &PolicyFact, image: &LeasedImage, bundles: usize) -> Re
     if policy.deny.digests.contains(&image.digest) {
         return Err(Refusal::with(RefusalCode::ImageDenied, image.digest));
     }
-    if policy.rule_for(&image.name).is_none() {
+    if policy.rule_for(&image.name, &[image.digest]).is_none() {
         return Err(Refusal::with(RefusalCode::PolicyNoMatch, &image.name));
     }
     // Every rule requires something.
@@ -64,7 +64,7 @@ pub(crate) fn check(
     if denied.contains(&image.digest) || denied.contains(&image.manifest) {
         return Err(Refusal::with(RefusalCode::ImageDenied, image.digest));
     }
-    let Some(rule) = policy.rule_for(&image.name) else {
+    let Some(rule) = policy.rule_for(&image.name, &[image.digest, image.manifest]) else {
         return Err(Refusal::with(RefusalCode::PolicyNoMatch, &image.name));
     };
     let outcomes = match &facts.attestations {

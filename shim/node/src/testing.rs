@@ -75,6 +75,7 @@ pub(crate) fn claims() -> LeaseClaims {
         egress: LeasedEgress::None,
         capabilities: vec![],
         policy: None,
+        claim: None,
         generation: 1,
         nonce: "00".repeat(16),
         iat: UnixSeconds(NOW),

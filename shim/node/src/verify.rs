@@ -167,7 +167,7 @@ impl Attestations {
         image: &MeasuredImage,
         bundles: &Bundles,
     ) -> Result<Vec<BundleOutcome>, Refusal> {
-        let rule = policy.policy.rule_for(&image.name);
+        let rule = policy.policy.rule_for(&image.name, &[image.digest, image.manifest]);
         let (Some(rule), Some(digest)) = (rule, bundles.digest) else { return Ok(Vec::new()) };
         let limits = policy.policy.limits;
         if bundles.list.len() > usize::try_from(limits.bundles).unwrap_or(usize::MAX) {

@@ -31,6 +31,7 @@ fn claims() -> LeaseClaims {
         egress: LeasedEgress::None,
         capabilities: vec![],
         policy: None,
+        claim: None,
         generation: 1,
         nonce: "00".repeat(NONCE_BYTES),
         iat: UnixSeconds(100),

@@ -36,13 +36,78 @@ require = ["prov", "release"]
 fn a_good_document_is_read_and_its_rules_match_by_segment() {
     let policy = Policy::parse(GOOD.as_bytes()).unwrap();
     assert_eq!(policy.not_after, UnixSeconds(1_798_761_600));
-    let requires = |image: &str| policy.rule_for(image).map(|rule| rule.require.len());
+    let requires = |image: &str| policy.rule_for(image, &[]).map(|rule| rule.require.len());
     assert_eq!(requires("127.0.0.1:5000/demo/a/b"), Some(1));
     assert_eq!(requires("127.0.0.1:5000/demo"), None);
     assert_eq!(requires("127.0.0.1:5000/demo-evil/a"), None);
     assert_eq!(requires("registry.corp/ml/app"), Some(2));
     assert_eq!(requires("registry.corp/ml/x/app"), None);
     assert_eq!(requires("registry.corp//app"), None);
+}
+
+#[test]
+fn a_rule_with_digests_is_for_those_alone_and_needs_no_attestation() {
+    let digest = |text: &str| Digest::of(text.as_bytes());
+    let rule = format!(
+        "[[rule]]\nimages = [\"127.0.0.1:5000/demo/**\"]\ndigests = [\"{}\"]\n[[rule]]\n",
+        digest("one")
+    );
+    let policy = Policy::parse(GOOD.replacen("[[rule]]\n", &rule, 1).as_bytes()).unwrap();
+    let requires = |digests: &[Digest]| {
+        policy.rule_for("127.0.0.1:5000/demo/a", digests).map(|rule| rule.require.len())
+    };
+    assert_eq!(requires(&[digest("other"), digest("one")]), Some(0));
+    assert_eq!(requires(&[digest("other")]), Some(1));
+    assert_eq!(requires(&[]), Some(1));
+}
+
+const CLAIM: &str = r#"
+[[claim]]
+namespace = "k8s.io"
+kubernetes = ["ci", "ci-2"]
+org = "acme"
+network = "pod"
+most = { cpu_millis = 1000, memory_bytes = 1048576, pids = 64, scratch_bytes = 1048576 }
+[[claim]]
+namespace = "testing"
+org = "tools"
+most = { cpu_millis = 1000, memory_bytes = 1048576, pids = 64, scratch_bytes = 1048576 }
+"#;
+
+#[test]
+fn a_claim_rule_is_found_by_exact_names() {
+    let policy = Policy::parse(format!("{GOOD}{CLAIM}").as_bytes()).unwrap();
+    let org = |namespace: &str, kubernetes: Option<&str>| {
+        let found = policy.claim_for(&namespace.parse().unwrap(), kubernetes);
+        found.and_then(|rule| rule.org.as_ref()).map(ToString::to_string)
+    };
+    assert_eq!(org("k8s.io", Some("ci-2")).as_deref(), Some("acme"));
+    assert_eq!(org("testing", None).as_deref(), Some("tools"));
+    assert_eq!(org("k8s.io", None), None);
+    assert_eq!(org("k8s.io", Some("ci-3")), None);
+    assert_eq!(org("testing", Some("ci")), None);
+    assert_eq!(org("default", None), None);
+}
+
+#[test]
+fn a_claim_rule_that_could_map_more_than_it_says_is_refused() {
+    let cases = [
+        (r#"kubernetes = ["ci", "ci-2"]"#, ""),
+        (r#"kubernetes = ["ci", "ci-2"]"#, r#"kubernetes = ["ci-*"]"#),
+        (r#"kubernetes = ["ci", "ci-2"]"#, r#"kubernetes = [""]"#),
+        (r#"namespace = "testing""#, "namespace = \"testing\"\nkubernetes = [\"ci\"]"),
+        (r#"namespace = "testing""#, "namespace = \"testing\"\nnetwork = \"pod\""),
+        (r#"org = "tools""#, ""),
+        ("pids = 64", "pids = 0"),
+        ("pids = 64", "pids = 64, devices = 1"),
+        (r#"org = "acme""#, "org = \"acme\"\nmax_runtime_seconds = 0"),
+    ];
+    for (good, bad) in cases {
+        let text = format!("{GOOD}{CLAIM}").replace(good, bad);
+        assert!(Policy::parse(text.as_bytes()).is_err(), "{bad}");
+    }
+    let tickets = CLAIM.replace("org = \"acme\"\n", "");
+    Policy::parse(format!("{GOOD}{tickets}").as_bytes()).unwrap();
 }
 
 #[test]

@@ -256,7 +256,7 @@ impl Session {
             Some(Kind::Event(event)) => self.event(event).await,
             Some(Kind::Log(log)) => self.log(log, acks).await,
             // A kind of a newer node: it will see that it is not acknowledged.
-            None => Ok(()),
+            Some(Kind::Claim(_)) | None => Ok(()),
         }
     }
 

@@ -422,6 +422,7 @@ fn claims_for(
         egress: egress.map_or(LeasedEgress::None, LeasedEgress::Allow),
         capabilities: Vec::new(),
         policy: terms.policy,
+        claim: None,
         generation,
         nonce: String::new(),
         iat: UnixSeconds(0),

@@ -2,6 +2,7 @@
 
 use nimbus_api::clock::{BootNanos, NANOS_PER_SECOND, UnixSeconds};
 use nimbus_api::lease::{LeaseClaims, LeasedImage};
+use nimbus_api::plan::JoinedNamespace;
 use nimbus_api::verify::BundleOutcome;
 use nimbus_api::{Digest, Refusal, RefusalCode as Code};
 
@@ -80,7 +81,7 @@ fn an_allow_list_needs_its_network_and_reaches_the_plan() {
     let rules = ["192.0.2.0/24:443/tcp", "0.0.0.0/0:53/udp", "[2001:db8::/32]:1-65535/tcp"];
     let plan = admit(&with_egress(&rules)).unwrap();
     assert_eq!(plan.egress, claims_of(&with_egress(&rules)).egress);
-    assert!(plan.egress.has_network() && !admit(&good()).unwrap().egress.has_network());
+    assert!(plan.joins == [JoinedNamespace::Network] && admit(&good()).unwrap().joins.is_empty());
     assert_eq!(nimbus_api::plan::Plan::parse(&plan.to_json()).unwrap(), plan);
     let unavailable = some_refusal(Code::NodeInternal);
     for (code, network) in [

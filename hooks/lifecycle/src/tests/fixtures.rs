@@ -95,6 +95,7 @@ pub(super) fn claims() -> LeaseClaims {
         egress: LeasedEgress::None,
         capabilities: vec!["CAP_CHOWN".to_owned(), "CAP_KILL".to_owned()],
         policy: Some(LeasedPolicy { serial: 7, sha256: digest(POLICY) }),
+        claim: None,
         generation: 1,
         nonce: "ab".repeat(NONCE_BYTES),
         iat: UnixSeconds(NOW - 5),

@@ -189,7 +189,7 @@ fn decide(agent: &Agent, admit: &Admit) -> Result<Grant, Refusal> {
     };
     let mut fds = vec![sealed_memfd(&filter)?];
     fds.extend(agent.images.open_layers(&image)?);
-    if plan.egress.has_network() {
+    if plan.egress.is_made() {
         fds.push(agent.networks.namespace(&lease.claims.lease_id)?);
     }
     let plan_json = String::from_utf8(plan.to_json())

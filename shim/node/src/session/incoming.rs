@@ -57,6 +57,7 @@ pub(super) async fn take(jobs: &Arc<Jobs>, message: ControlMessage) {
             })
             .await;
         }
+        Some(Kind::ClaimAnswer(_)) => tracing::warn!("control answered a claim that is not known"),
         Some(Kind::Welcome(_)) => tracing::warn!("control said welcome twice"),
         None => tracing::warn!("control said something that this version does not know"),
     }

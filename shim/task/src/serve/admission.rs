@@ -165,10 +165,8 @@ fn check(key: &ContainerKey, granted: &GrantedMessage, fds: usize) -> Result<Pla
     if plan.container != *key {
         return Err(odd(format!("the plan is for container {}", plan.container)));
     }
-    let (layers, networks) = (plan.rootfs.layers.len(), usize::from(plan.egress.has_network()));
-    if fds != layers + networks + 1 {
-        let wanted = format!("a filter, {layers} layers and {networks} networks");
-        return Err(odd(format!("{fds} descriptors for {wanted}")));
+    if fds != plan.descriptors() {
+        return Err(odd(format!("{fds} descriptors, the plan has {}", plan.descriptors())));
     }
     Ok(plan)
 }

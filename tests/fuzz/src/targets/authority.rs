@@ -50,7 +50,7 @@ pub fn key_set(data: &[u8]) {
 pub fn policy(data: &[u8]) {
     if let Ok(policy) = nimbus_api::policy::Policy::parse(data) {
         assert!(!policy.rule.is_empty() && policy.rule.iter().all(|rule| !rule.require.is_empty()));
-        let _rule = policy.rule_for("registry.example/a/b");
+        let _rule = policy.rule_for("registry.example/a/b", &[]);
     }
 }
 
