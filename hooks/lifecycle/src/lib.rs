@@ -13,6 +13,7 @@
 
 pub mod facts;
 
+mod asked;
 mod decide;
 mod egress;
 mod exec;
@@ -30,6 +31,7 @@ mod task;
 mod tests;
 mod update;
 
+pub use asked::{Asked, asked};
 pub use decide::admit;
 pub use exec::exec;
 pub use lease::plausible;

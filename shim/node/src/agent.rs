@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nimbus_api::clock::{BootNanos, Clock};
@@ -17,6 +18,9 @@ use nimbus_hooks::facts::{Facts, HeartbeatFact, MeasuredImage};
 
 use crate::admit::peers::Peers;
 use crate::bundles::BundleStore;
+use crate::claims::desk::Desk;
+use crate::claims::record::Records;
+use crate::claims::sandbox::Running;
 use crate::config::NodeConfig;
 use crate::identity::Identity;
 use crate::image::Stop;
@@ -42,6 +46,13 @@ pub const PLATFORM: &str =
 pub trait Images: Send + Sync {
     /// Fetches, checks and unpacks what is missing, until `stop` says that nobody wants it.
     fn prepare(&self, image: &LeasedImage, stop: &Stop) -> Result<MeasuredImage, Refusal>;
+    /// The same out of a directory of blobs on this machine: containerd's content.
+    fn prepare_content(
+        &self,
+        image: &LeasedImage,
+        content: &Path,
+        stop: &Stop,
+    ) -> Result<MeasuredImage, Refusal>;
     /// What is there already.
     fn measured(&self, image: &LeasedImage) -> Result<MeasuredImage, Refusal>;
     /// One detached mount a layer, lowest first.
@@ -92,6 +103,8 @@ pub struct Parts {
     pub networks: Networks,
     /// The image store.
     pub images: Arc<dyn Images>,
+    /// What is on record about containers of others.
+    pub records: Arc<dyn Records>,
     /// The seccomp compiler.
     pub filters: Arc<dyn Filters>,
     /// The verifier with its cache.
@@ -124,6 +137,10 @@ pub struct Agent {
     pub networks: Networks,
     /// The image store.
     pub images: Arc<dyn Images>,
+    /// What is on record about containers of others.
+    pub records: Arc<dyn Records>,
+    /// Claims that wait for control.
+    pub desk: Desk,
     /// The verifier with its cache.
     pub attestations: Attestations,
     /// The decision.
@@ -162,6 +179,8 @@ impl Agent {
             bundles: parts.bundles,
             networks: parts.networks,
             images: parts.images,
+            records: parts.records,
+            desk: Desk::default(),
             attestations: parts.attestations,
             admission: parts.admission,
             peers: Peers::default(),
@@ -294,7 +313,8 @@ impl Agent {
     }
 
     /// A container's process runs: the receipt is signed and spooled, then the ledger says so.
-    pub fn started(&self, entry: &Entry) -> Result<(), Refusal> {
+    /// `running` is its process, where others will enter its namespaces.
+    pub fn started(&self, entry: &Entry, running: Option<Running>) -> Result<(), Refusal> {
         if entry.stage != Stage::Used {
             // A shim says it again after it has connected anew.
             return Ok(());
@@ -305,7 +325,7 @@ impl Agent {
             let event = report::started(entry, &identity, self.clock.unix_millis())?;
             self.spool.append(event).map_err(|error| ledger_failed(&error))?;
         }
-        self.ledger.step(id, Step::Start)?;
+        self.ledger.step(id, Step::Start(running))?;
         Ok(())
     }
 

@@ -6,11 +6,16 @@
 use std::path::{Path, PathBuf};
 
 use nimbus_api::egress::Network;
+use nimbus_api::id::ContainerKey;
 use nimbus_api::proto::control::v1::Resources;
 use serde::Deserialize;
 
 use crate::files::{self, FileError};
 
+/// containerd's directory of blobs, below its root.
+const CONTENT_PLUGIN: &str = "io.containerd.content.v1.content";
+/// The CRI plugin's directory, below containerd's root and below its state, in all versions.
+const CRI_PLUGIN: &str = "io.containerd.grpc.v1.cri";
 /// Longest configuration file.
 pub const CONFIG_BYTES_MAX: usize = 64 << 10;
 /// Most jobs that one node may be told to hold: each keeps a connection and a thread.
@@ -44,6 +49,12 @@ pub struct NodeConfig {
     pub run_dir: PathBuf,
     /// containerd's gRPC socket.
     pub containerd_address: PathBuf,
+    /// containerd's `root`: its content, and what the CRI plugin keeps of pods.
+    pub containerd_root: PathBuf,
+    /// containerd's `state`.
+    pub containerd_state: PathBuf,
+    /// kubelet's `--root-dir`.
+    pub kubelet_root: PathBuf,
     /// File with the policy key: 64 hex digits.
     pub policy_key: PathBuf,
     /// Registries (`host:port`) that may be asked in plain HTTP.
@@ -141,6 +152,9 @@ impl Default for NodeConfig {
             data_dir: PathBuf::from("/var/lib/nimbus/node"),
             run_dir: PathBuf::from("/run/nimbus"),
             containerd_address: PathBuf::from("/run/containerd/containerd.sock"),
+            containerd_root: PathBuf::from("/var/lib/containerd"),
+            containerd_state: PathBuf::from("/run/containerd"),
+            kubelet_root: PathBuf::from("/var/lib/kubelet"),
             policy_key: PathBuf::from("/etc/nimbus/policy.pub"),
             insecure_registries: Vec::new(),
             layout_roots: Vec::new(),
@@ -207,6 +221,9 @@ impl NodeConfig {
             ("data_dir", &self.data_dir),
             ("run_dir", &self.run_dir),
             ("containerd_address", &self.containerd_address),
+            ("containerd_root", &self.containerd_root),
+            ("containerd_state", &self.containerd_state),
+            ("kubelet_root", &self.kubelet_root),
             ("policy_key", &self.policy_key),
             ("network.plugins", &self.network.plugins),
             ("network.nft", &self.network.nft),
@@ -239,6 +256,39 @@ impl NodeConfig {
     /// Where the agent keeps jobs' output.
     pub fn log_root(&self) -> PathBuf {
         self.data_dir.join("logs")
+    }
+
+    /// Where containerd keeps blobs, as `blobs/sha256/HEX`.
+    pub fn content_dir(&self) -> PathBuf {
+        self.containerd_root.join(CONTENT_PLUGIN)
+    }
+
+    /// What the CRI plugin keeps of pods until they are removed.
+    pub fn cri_root(&self) -> PathBuf {
+        self.containerd_root.join(CRI_PLUGIN)
+    }
+
+    /// What the CRI plugin keeps of pods until the next boot.
+    pub fn cri_state(&self) -> PathBuf {
+        self.containerd_state.join(CRI_PLUGIN)
+    }
+
+    /// Directories that sources of binds are below.
+    pub fn bind_roots(&self) -> Vec<PathBuf> {
+        vec![self.cri_state(), self.cri_root(), self.kubelet_root.join("pods")]
+    }
+
+    /// Directories that stdio fifos are below: those of `ctr` and other clients, and the CRI plugin's.
+    pub fn fifo_roots(&self) -> Vec<PathBuf> {
+        let mut roots = self.fifo_roots.clone();
+        roots.push(self.cri_state().join("containers"));
+        roots
+    }
+
+    /// Where `nimbus-runtime` keeps its state of a container while there is one.
+    pub fn runtime_dir(&self, container: &ContainerKey) -> PathBuf {
+        let below = self.run_dir.join("runtime").join(container.namespace.as_str());
+        below.join(container.id.as_str())
     }
 
     /// Where the shim finds the agent.

@@ -5,7 +5,8 @@
 //! in containerd's namespace `nimbus`, plans to shims, events and output to control. Decisions about
 //! what may run are `nimbus_hooks`' alone.
 //!
-//! Map: [`cli`] → [`serve`] puts together [`agent`] (state), [`admit`] (shims), [`session`] (control),
+//! Map: [`cli`] → [`serve`] puts together [`agent`] (state), [`admit`] (shims), [`claims`] (leases
+//! for containers of other clients), [`session`] (control),
 //! [`jobs`] (containerd), [`logs`]. What is durable: [`identity`], [`trust`], [`ledger`], [`spool`],
 //! [`bundles`], and the image store in [`image`].
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@
 pub mod admit;
 pub mod agent;
 pub mod bundles;
+pub mod claims;
 pub mod cli;
 pub mod config;
 pub mod files;

@@ -1,6 +1,7 @@
 //! The real image store and seccomp compiler, behind what the agent needs of them.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use nimbus_api::Refusal;
@@ -27,11 +28,16 @@ pub fn open_images(config: &NodeConfig) -> Result<Arc<dyn Images>, String> {
 
 impl Images for ImageStore {
     fn prepare(&self, image: &LeasedImage, stop: &Stop) -> Result<MeasuredImage, Refusal> {
-        let request = ImageRequest {
-            name: image.name.clone(),
-            digest: image.digest,
-            platform: image.platform.clone(),
-        };
+        Self::prepare(self, &request(image, None), stop)
+    }
+
+    fn prepare_content(
+        &self,
+        image: &LeasedImage,
+        content: &Path,
+        stop: &Stop,
+    ) -> Result<MeasuredImage, Refusal> {
+        let request = request(image, Some(content));
         Self::prepare(self, &request, stop)
     }
 
@@ -41,6 +47,15 @@ impl Images for ImageStore {
 
     fn open_layers(&self, image: &MeasuredImage) -> Result<Vec<OwnedFd>, Refusal> {
         Self::open_layers(self, image)
+    }
+}
+
+fn request(image: &LeasedImage, content: Option<&Path>) -> ImageRequest {
+    ImageRequest {
+        name: image.name.clone(),
+        digest: image.digest,
+        platform: image.platform.clone(),
+        content: content.map(Path::to_owned),
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::admit;
 use crate::agent::{Agent, Filters, Images, Parts};
 use crate::bundles::BundleStore;
+use crate::claims::containerd::ContainerdRecords;
 use crate::config::NodeConfig;
 use crate::files::{self, FileError, FileLock};
 use crate::identity::{Identity, IdentityError};
@@ -177,6 +178,7 @@ fn open(config: NodeConfig, runtime: &tokio::runtime::Handle) -> Result<Arc<Agen
             runtime.clone(),
         )?,
         images: images(&config)?,
+        records: Arc::new(ContainerdRecords::new(&config.containerd_address, runtime.clone())),
         filters: filters(),
         attestations: Attestations::new(verifier, Arc::clone(&clock)),
         admission: Arc::new(nimbus_hooks::admit),

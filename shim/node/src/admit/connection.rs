@@ -10,6 +10,8 @@ use std::time::Duration;
 use nimbus_api::error::Chain;
 use nimbus_api::frame::{self, FrameError, FrameReader};
 use nimbus_api::id::{ContainerKey, LeaseId};
+use nimbus_api::lease::{LeaseClaims, LeaseToken};
+use nimbus_api::plan::JoinedNamespace;
 use nimbus_api::proto::admit::v1::Released;
 use nimbus_api::proto::admit::v1::agent_message::Kind as ToShim;
 use nimbus_api::proto::admit::v1::shim_message::Kind as FromShim;
@@ -21,6 +23,8 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use super::gather::{Gathered, gather};
 use super::peers::Peer;
 use crate::agent::{Agent, Filter};
+use crate::claims::sandbox::{self, Running};
+use crate::claims::{self, binds};
 use crate::ledger::{End, Entry, Revoked, Stage, Step, Usage};
 
 /// The protocol's version.
@@ -120,7 +124,11 @@ fn follow(
 
 fn on_started(agent: &Agent, id: &LeaseId, pid: u32) {
     tracing::info!(lease = %id, pid, "started");
-    let recorded = agent.ledger.get(id).map(|entry| agent.started(&entry));
+    let recorded = agent.ledger.get(id).map(|entry| {
+        let running = claims::is_sandbox(&entry.claims).then(|| Running::look(pid)).transpose();
+        // One that has ended already is entered by nobody.
+        agent.started(&entry, running.unwrap_or_default())
+    });
     if let Some(Err(refusal)) = recorded {
         tracing::error!(lease = %id, %refusal, "a start could not be recorded");
     }
@@ -130,7 +138,12 @@ fn on_released(agent: &Agent, id: &LeaseId, released: &Released) {
     tracing::info!(lease = %id, status = released.exit_status, reason = released.reason, "released");
     let Some(entry) = agent.ledger.get(id) else { return };
     let reason = released.reason.parse::<RefusalCode>().ok();
+    let claimed = entry.claims.claim.is_some();
     if entry.stage == Stage::Used && reason.is_none() {
+        if claimed {
+            let found = "its client removed the container before it was started";
+            end_claimed(agent, id, End::refused(&Refusal::with(RefusalCode::LeaseEnded, found)));
+        }
         // It never ran: who asked containerd for it knows why, and ends the lease.
         agent.wake_jobs();
         return;
@@ -141,10 +154,21 @@ fn on_released(agent: &Agent, id: &LeaseId, released: &Released) {
         reason,
         message: reason.map(|code| Refusal::new(code).to_string()).unwrap_or_default(),
     };
+    if claimed {
+        end_claimed(agent, id, end);
+        return;
+    }
     if let Err(refusal) = agent.ledger.step(id, Step::End(end)) {
         tracing::error!(lease = %id, %refusal, "a release could not be recorded");
     }
     agent.wake_jobs();
+}
+
+/// Nobody drives a claimed lease: its end is reported here, or by a later look.
+fn end_claimed(agent: &Agent, id: &LeaseId, end: End) {
+    if let Err(refusal) = agent.finish(id, end) {
+        tracing::error!(lease = %id, %refusal, "the end of a claimed lease could not be recorded");
+    }
 }
 
 /// Answers; gives the lease when the container was granted.
@@ -182,15 +206,34 @@ struct Grant {
 
 fn decide(agent: &Agent, admit: &Admit) -> Result<Grant, Refusal> {
     let container = key(admit.version, &admit.namespace, &admit.id)?;
-    let Gathered { facts, lease, image, filter } = gather(agent, container.clone(), admit);
+    let claimed = claims::claim(agent, &container, admit)?;
+    let token = claimed.as_ref().map(|claimed| &claimed.token);
+    let granted = grant(agent, admit, container, token);
+    if let (Some(claimed), Err(refusal)) = (&claimed, &granted) {
+        claims::give_back(agent, &claimed.id, refusal);
+    }
+    granted
+}
+
+fn grant(
+    agent: &Agent,
+    admit: &Admit,
+    container: ContainerKey,
+    claimed: Option<&LeaseToken>,
+) -> Result<Grant, Refusal> {
+    let Gathered { facts, lease, image, filter } = gather(agent, container.clone(), admit, claimed);
     let plan = (agent.admission)(&facts)?;
     let (Some(lease), Some(image), Some(filter)) = (lease, image, filter) else {
         return Err(Refusal::with(RefusalCode::NodeInternal, "admitted without all facts"));
     };
     let mut fds = vec![sealed_memfd(&filter)?];
     fds.extend(agent.images.open_layers(&image)?);
-    if plan.egress.is_made() {
-        fds.push(agent.networks.namespace(&lease.claims.lease_id)?);
+    let roots = agent.config.bind_roots();
+    for bind in &plan.binds {
+        fds.push(binds::open(&roots, bind)?);
+    }
+    for kind in &plan.joins {
+        fds.push(joined(agent, admit, &lease.claims, *kind)?);
     }
     let plan_json = String::from_utf8(plan.to_json())
         .map_err(|error| Refusal::with(RefusalCode::NodeInternal, error.utf8_error()))?;
@@ -208,6 +251,23 @@ fn decide(agent: &Agent, admit: &Admit) -> Result<Grant, Refusal> {
     let no_usage = || Refusal::with(RefusalCode::NodeInternal, "no use on record");
     let usage = entry.usage.ok_or_else(no_usage)?;
     Ok(Grant { lease: id, digest: usage.plan_sha256.to_string(), plan: usage.plan, fds })
+}
+
+/// A namespace that the plan enters: made by us, CNI's, or the pod's sandbox's.
+fn joined(
+    agent: &Agent,
+    admit: &Admit,
+    claims: &LeaseClaims,
+    kind: JoinedNamespace,
+) -> Result<OwnedFd, Refusal> {
+    if claims.egress.is_made() {
+        return agent.networks.namespace(&claims.lease_id);
+    }
+    if claims::is_sandbox(claims) {
+        return sandbox::open_netns(&claims::netns_path(&admit.config_json)?);
+    }
+    let running = claims::sandbox_of(agent, claims).and_then(|entry| entry.running);
+    running.ok_or_else(|| Refusal::new(RefusalCode::PodSandboxMissing))?.open(kind)
 }
 
 fn key(version: u32, namespace: &str, id: &str) -> Result<ContainerKey, Refusal> {

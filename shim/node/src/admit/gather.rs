@@ -28,9 +28,15 @@ pub struct Gathered {
     pub filter: Option<Arc<Filter>>,
 }
 
-/// Gathers the facts of one question.
-pub fn gather(agent: &Agent, container: ContainerKey, admit: &Admit) -> Gathered {
-    let lease = lease_fact(agent, &admit.config_json);
+/// Gathers the facts of one question; `claimed` is the lease that was claimed for the container, where
+/// it brings none.
+pub fn gather(
+    agent: &Agent,
+    container: ContainerKey,
+    admit: &Admit,
+    claimed: Option<&LeaseToken>,
+) -> Gathered {
+    let lease = lease_fact(agent, &admit.config_json, claimed);
     let verified = match &lease {
         LeaseFact::Verified(verified) => Some(verified.as_ref().clone()),
         LeaseFact::Missing | LeaseFact::NoKeys(_) | LeaseFact::Refused(_) => None,
@@ -77,8 +83,9 @@ fn no_lease<T>() -> Result<T, Refusal> {
     Err(no_lease_refusal())
 }
 
-fn lease_fact(agent: &Agent, config_json: &[u8]) -> LeaseFact {
-    let token = match lease_annotation(config_json) {
+fn lease_fact(agent: &Agent, config_json: &[u8], claimed: Option<&LeaseToken>) -> LeaseFact {
+    let brought = || claimed.map_or_else(|| lease_annotation(config_json), |t| Ok(Some(t.clone())));
+    let token = match brought() {
         Ok(Some(token)) => token,
         Ok(None) => return LeaseFact::Missing,
         Err(refusal) => return LeaseFact::Refused(refusal),
@@ -92,19 +99,21 @@ fn lease_fact(agent: &Agent, config_json: &[u8]) -> LeaseFact {
     }
 }
 
+/// A specification as a document, which is not trusted.
+pub fn read_config(config_json: &[u8], most: usize) -> Result<serde_json::Value, Refusal> {
+    strict_json::value(config_json, Limits::bytes(most)).map_err(|error| {
+        let code = match &error {
+            StrictJsonError::TooLarge { .. } => RefusalCode::SpecTooLarge,
+            error if error.is_duplicate_key() => RefusalCode::SpecDuplicateKey,
+            StrictJsonError::Malformed(_) | StrictJsonError::Shape(_) => RefusalCode::SpecMalformed,
+        };
+        Refusal::with(code, Chain(&error))
+    })
+}
+
 /// The token in a specification, if there is one; the specification is not trusted.
 pub fn lease_annotation(config_json: &[u8]) -> Result<Option<LeaseToken>, Refusal> {
-    let config =
-        strict_json::value(config_json, Limits::bytes(CONFIG_BYTES_MAX)).map_err(|error| {
-            let code = match &error {
-                StrictJsonError::TooLarge { .. } => RefusalCode::SpecTooLarge,
-                error if error.is_duplicate_key() => RefusalCode::SpecDuplicateKey,
-                StrictJsonError::Malformed(_) | StrictJsonError::Shape(_) => {
-                    RefusalCode::SpecMalformed
-                }
-            };
-            Refusal::with(code, Chain(&error))
-        })?;
+    let config = read_config(config_json, CONFIG_BYTES_MAX)?;
     let annotation = config.get("annotations").and_then(|all| all.get(LEASE_ANNOTATION));
     let token = annotation.and_then(serde_json::Value::as_str);
     Ok(token.map(|text| LeaseToken::unchecked(text.to_owned())))
@@ -180,7 +189,7 @@ fn node_facts(agent: &Agent) -> NodeFacts {
         thumbprint: agent.identity().map(|identity| identity.thumbprint),
         platform: PLATFORM.to_owned(),
         log_root: text(&agent.config.log_root()),
-        fifo_roots: agent.config.fifo_roots.iter().map(text).collect(),
+        fifo_roots: agent.config.fifo_roots().iter().map(text).collect(),
         skew_seconds: SKEW_SECONDS,
         cpu_millis_max: capacity.cpu_millis,
         memory_bytes_max: capacity.memory_bytes,

@@ -1,4 +1,5 @@
-//! OCI image layouts on this machine, below the directories that the node's configuration names.
+//! OCI image layouts on this machine, below the directories that the node's configuration names, and
+//! containerd's content store, which has its blobs in the same places.
 //!
 //! The part of a path below the configured root is resolved without symbolic links, and blobs are
 //! read from `blobs/sha256/` only; `index.json` is not looked at, because the digest comes with the
@@ -58,6 +59,14 @@ impl Layout {
         let layout = Self { dir };
         layout.check_version()?;
         Ok(layout)
+    }
+
+    /// containerd's content store, which has its blobs where a layout has them and no version. Its path
+    /// is the administrator's.
+    pub(super) fn of_content(path: &Path) -> Result<Self, Refusal> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let unopened = |error: Errno| unfetched(format!("opening {}: {error}", path.display()));
+        Ok(Self { dir: fs::open(path, flags, Mode::empty()).map_err(unopened)? })
     }
 
     fn check_version(&self) -> Result<(), Refusal> {

@@ -49,6 +49,7 @@ impl ImageStore {
         if let Some(image) = known()? {
             return self.checked(&image, &request.name);
         }
+        let source = request.content.clone().map_or(source, ImageSource::Content);
         let place = source.place();
         let mut transport = self.transport(source)?;
         let documents = self.fetch(&mut *transport, &request.digest, &platform, &deadline)?;
@@ -102,6 +103,7 @@ impl ImageStore {
     fn transport(&self, source: ImageSource) -> Result<Box<dyn Transport>, Refusal> {
         Ok(match source {
             ImageSource::Layout(path) => Box::new(Layout::open(&path, &self.config.layout_roots)?),
+            ImageSource::Content(path) => Box::new(Layout::of_content(&path)?),
             ImageSource::Registry { host, repository } => {
                 Box::new(Registry::new(&host, &repository, &self.config.insecure_registries)?)
             }

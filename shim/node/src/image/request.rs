@@ -21,6 +21,9 @@ pub struct ImageRequest {
     pub digest: Digest,
     /// `os/architecture[/variant]`.
     pub platform: String,
+    /// Directory of blobs on this machine that it is read from instead of from where its name leads:
+    /// containerd's content. Whoever has put it there says that it is of that name.
+    pub content: Option<PathBuf>,
 }
 
 /// Where a name leads.
@@ -28,6 +31,7 @@ pub struct ImageRequest {
 pub(super) enum ImageSource {
     Registry { host: String, repository: String },
     Layout(PathBuf),
+    Content(PathBuf),
 }
 
 impl ImageSource {
@@ -57,7 +61,7 @@ impl ImageSource {
     pub(super) fn place(&self) -> String {
         match self {
             Self::Registry { host, .. } => host.clone(),
-            Self::Layout(path) => path.display().to_string(),
+            Self::Layout(path) | Self::Content(path) => path.display().to_string(),
         }
     }
 }

@@ -16,9 +16,11 @@ use containerd_client::services::v1::{
 };
 use containerd_client::types::v1::Status as TaskStatus;
 use hyper_util::rt::TokioIo;
+use nimbus_api::id::Namespace;
 use nimbus_api::{Refusal, RefusalCode};
 use tokio::net::UnixStream;
 use tonic::metadata::MetadataValue;
+use tonic::metadata::errors::InvalidMetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -31,6 +33,8 @@ pub const CREATE_SECONDS_MAX: u64 = 120;
 pub const CALL_SECONDS_MAX: u64 = 30;
 /// Most bytes of one answer: a list of containers with their specifications.
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// The header that names a containerd namespace.
+const NAMESPACE_HEADER: &str = "containerd-namespace";
 /// Label of our containers.
 pub const LEASE_LABEL: &str = "nimbus.io/lease-id";
 
@@ -81,16 +85,7 @@ pub struct Containerd {
 impl Containerd {
     /// Connects when it is first used.
     pub fn new(address: &Path) -> Self {
-        let path = address.to_owned();
-        let open = tower::service_fn(move |_uri: tonic::transport::Uri| {
-            let path = path.clone();
-            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-        });
-        // The name is for tonic alone: the connector knows where.
-        let channel = Endpoint::from_static("http://containerd")
-            .connect_timeout(Duration::from_secs(CALL_SECONDS_MAX))
-            .connect_with_connector_lazy(open);
-        Self { channel }
+        Self { channel: channel(address) }
     }
 
     fn containers(&self) -> ContainersClient<Channel> {
@@ -197,13 +192,37 @@ impl Containerd {
     }
 }
 
+/// A channel that connects when it is first used. On an event loop.
+pub(crate) fn channel(address: &Path) -> Channel {
+    let path = address.to_owned();
+    let open = tower::service_fn(move |_uri: tonic::transport::Uri| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+    });
+    // The name is for tonic alone: the connector knows where.
+    Endpoint::from_static("http://containerd")
+        .connect_timeout(Duration::from_secs(CALL_SECONDS_MAX))
+        .connect_with_connector_lazy(open)
+}
+
+/// A request in another namespace than ours.
+pub(crate) fn in_namespace<T>(namespace: &Namespace, message: T) -> Result<Request<T>, Refusal> {
+    let value = namespace.as_str().parse().map_err(|_error: InvalidMetadataValue| {
+        Refusal::with(RefusalCode::NodeInternal, format!("namespace {namespace}"))
+    })?;
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(NAMESPACE_HEADER, value);
+    Ok(request)
+}
+
 fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+    request.metadata_mut().insert(NAMESPACE_HEADER, MetadataValue::from_static(NAMESPACE));
     request
 }
 
-async fn within<T>(
+/// An answer within a time, or why there is none.
+pub(crate) async fn within<T>(
     what: &'static str,
     seconds: u64,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,

@@ -17,6 +17,7 @@ use nimbus_api::{Refusal, RefusalCode};
 use super::containerd::Listed;
 use super::{Jobs, driver};
 use crate::agent::{Agent, NAMESPACE};
+use crate::claims::{self, Judged};
 use crate::ledger::{End, Entry, Stage};
 use crate::network;
 
@@ -49,11 +50,12 @@ pub fn settle(agent: &Agent) -> Result<(), Refusal> {
 
 /// Looks for as long as the agent runs.
 pub async fn run(jobs: Arc<Jobs>) {
-    let mut strangers = HashSet::new();
+    let (mut strangers, mut missing) = (HashSet::new(), HashSet::new());
     let mut first = true;
     loop {
         match jobs.containerd.list().await {
             Ok(listed) => {
+                look_at_claimed(&jobs, &mut missing).await;
                 look(&jobs, &listed, &mut strangers, first).await;
                 first = false;
                 tokio::time::sleep(Duration::from_secs(LOOK_SECONDS)).await;
@@ -66,9 +68,30 @@ pub async fn run(jobs: Arc<Jobs>) {
     }
 }
 
+/// Claimed leases: their containers are their clients' to remove, and tell of their end by their shims.
+async fn look_at_claimed(jobs: &Arc<Jobs>, missing: &mut HashSet<LeaseId>) {
+    let mut now_missing = HashSet::new();
+    for entry in jobs.agent.ledger.all() {
+        if entry.reported || entry.claims.claim.is_none() {
+            continue;
+        }
+        let id = entry.claims.lease_id;
+        match claims::judge(&jobs.agent, &id, missing.contains(&id)) {
+            Judged::Goes => {}
+            Judged::Missing => drop(now_missing.insert(id)),
+            Judged::Over(end) => {
+                tracing::warn!(lease = %id, reason = ?end.reason, "a claimed lease is over");
+                jobs.finish(&id, end).await;
+            }
+        }
+    }
+    *missing = now_missing;
+}
+
 async fn look(jobs: &Arc<Jobs>, listed: &[Listed], strangers: &mut HashSet<String>, first: bool) {
     for entry in jobs.agent.ledger.all() {
-        if !entry.reported && !jobs.is_active(&entry.claims.lease_id) {
+        let claimed = entry.claims.claim.is_some();
+        if !entry.reported && !claimed && !jobs.is_active(&entry.claims.lease_id) {
             pick_up(jobs, &entry, listed).await;
         }
     }
@@ -126,7 +149,7 @@ async fn pick_up(jobs: &Arc<Jobs>, entry: &Entry, listed: &[Listed]) {
 /// The shim's word that it started got lost with the agent before.
 async fn record_start(jobs: &Arc<Jobs>, entry: &Entry) {
     let (agent, copy) = (Arc::clone(&jobs.agent), entry.clone());
-    let recorded = tokio::task::spawn_blocking(move || agent.started(&copy)).await;
+    let recorded = tokio::task::spawn_blocking(move || agent.started(&copy, None)).await;
     if let Ok(Err(refusal)) = recorded {
         tracing::warn!(lease = %entry.claims.lease_id, %refusal, "a start could not be recorded");
     }

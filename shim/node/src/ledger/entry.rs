@@ -11,6 +11,8 @@ use nimbus_api::{Digest, Refusal, RefusalCode};
 use nimbus_hooks::facts::LeaseUse;
 use serde::{Deserialize, Serialize};
 
+use crate::claims::sandbox::Running;
+
 /// The version of [`Entry`].
 pub const ENTRY_VERSION: u32 = 1;
 
@@ -26,6 +28,9 @@ pub struct Entry {
     pub stage: Stage,
     /// What it is used for, from `used` on.
     pub usage: Option<Usage>,
+    /// The process that others enter namespaces of: a pod's sandbox, once it was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Running>,
     /// The deadline by extensions that came before the lease was used.
     pub extended: Option<BootNanos>,
     /// Control took it back.
@@ -97,8 +102,8 @@ pub struct End {
 pub enum Step {
     /// A container is admitted.
     Use(Box<Usage>),
-    /// Its process runs.
-    Start,
+    /// Its process runs; named where others will enter its namespaces.
+    Start(Option<Running>),
     /// A new token of the same lease moved the deadline.
     Extend {
         /// The new claims.
@@ -122,6 +127,7 @@ impl Entry {
             claims,
             stage: Stage::Granted,
             usage: None,
+            running: None,
             extended: None,
             revoked: None,
             end: None,
@@ -134,10 +140,11 @@ impl Entry {
         let mut next = self.clone();
         match step {
             Step::Use(usage) => next.take_into_use(*usage)?,
-            Step::Start => {
+            Step::Start(running) => {
                 if self.stage != Stage::Used {
                     return Err(self.not_in("started"));
                 }
+                next.running = running;
                 next.stage = Stage::Started;
             }
             Step::Extend { claims, deadline } => {
@@ -267,7 +274,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             (0_u8..3, 0_u64..100).prop_map(|(c, d)| Step::Use(Box::new(usage(c, d)))),
-            Just(Step::Start),
+            Just(Step::Start(None)),
             (any::<bool>(), 0_u64..100).prop_map(|(same, deadline)| {
                 let mut claims = testing::claims();
                 claims.exp.0 += 100;
@@ -319,7 +326,7 @@ mod tests {
         assert_eq!(again, used);
         let other = used.after(Step::Use(Box::new(usage(2, 5)))).unwrap_err();
         assert_eq!(other.code, RefusalCode::LeaseReplayed);
-        let started = used.after(Step::Start).unwrap();
+        let started = used.after(Step::Start(None)).unwrap();
         let twice = started.after(Step::Use(Box::new(usage(1, 5)))).unwrap_err();
         assert_eq!(twice.code, RefusalCode::LeaseReplayed);
     }

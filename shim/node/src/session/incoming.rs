@@ -57,7 +57,12 @@ pub(super) async fn take(jobs: &Arc<Jobs>, message: ControlMessage) {
             })
             .await;
         }
-        Some(Kind::ClaimAnswer(_)) => tracing::warn!("control answered a claim that is not known"),
+        Some(Kind::ClaimAnswer(answer)) => {
+            if !jobs.agent.desk.answer(answer) {
+                // Whoever asked has given up; the lease ends when nothing is started under it.
+                tracing::warn!("control answered a claim that nobody waits for");
+            }
+        }
         Some(Kind::Welcome(_)) => tracing::warn!("control said welcome twice"),
         None => tracing::warn!("control said something that this version does not know"),
     }

@@ -107,6 +107,7 @@ async fn once(jobs: &Arc<Jobs>, linked: &watch::Sender<bool>) -> Result<(), Sess
     tracing::info!(version = welcome.version, "in session with control");
     linked.send_replace(true);
     jobs.logs.rewind();
+    let _open = OpenDesk { agent: Arc::clone(agent), number: agent.desk.open(send.clone()) };
 
     let mut tasks = JoinSet::new();
     tasks.spawn(heartbeats(Arc::clone(agent), send.clone(), welcome.heartbeat_interval_ms));
@@ -125,6 +126,18 @@ async fn once(jobs: &Arc<Jobs>, linked: &watch::Sender<bool>) -> Result<(), Sess
                 Some(Ok(())) | None => return Err(SessionError::Closed),
             },
         }
+    }
+}
+
+/// Claims go out on this session until it is over.
+struct OpenDesk {
+    agent: Arc<Agent>,
+    number: u64,
+}
+
+impl Drop for OpenDesk {
+    fn drop(&mut self) {
+        self.agent.desk.close(self.number);
     }
 }
 
