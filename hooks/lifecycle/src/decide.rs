@@ -1,7 +1,7 @@
 //! `admit`: facts in, plan or refusal out.
 //!
 //! The order is fixed, so that the same facts always give the same code: the lease and what it has
-//! been used for, the shape of the request, the specification, the image, the policy, the filter, the
+//! been used for, the container that it was claimed for, the shape of the request, the specification, the image, the policy, the filter, the
 //! network.
 //! What was asked for comes before what it is asked of, so that whoever asks for too much reads that.
 //! A step runs only when all before it have said yes, and the plan is made from what they return.
@@ -12,12 +12,13 @@ use nimbus_api::plan::{JoinedNamespace, PlanImage, PlanLease, PlanSeccomp, Rootf
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
 use crate::facts::{Facts, MeasuredImage};
-use crate::{egress, image, lease, policy, project, seccomp, spec, task};
+use crate::{claim, egress, image, lease, policy, project, seccomp, spec, task};
 
 /// Decides about one `Task.Create`. The same facts give the same plan.
 pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
     let authority = lease::check(facts)?;
     let lease = authority.lease;
+    let place = claim::check(facts, &lease.claims)?;
     task::check(&facts.task, &facts.node, &facts.container)?;
     let judged = spec::judge(&facts.task.config_json, &facts.container, &lease.claims)?;
     if facts.task.terminal != judged.terminal.is_some() {
@@ -60,7 +61,7 @@ pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
         } else {
             Vec::new()
         },
-        pod: None,
+        pod: place.pod().cloned(),
         exec: ExecClause { capabilities: judged.capabilities },
         deadline: authority.deadline,
         policy_serial: granted.serial,

@@ -4,8 +4,8 @@
 //! signatures, reads clocks, measures files; what follows from them is [`crate::admit`]'s alone.
 
 use nimbus_api::clock::{BootNanos, UnixSeconds};
-use nimbus_api::id::{ContainerKey, NodeThumbprint};
-use nimbus_api::lease::VerifiedLease;
+use nimbus_api::id::{ContainerKey, NodeThumbprint, OrgId};
+use nimbus_api::lease::{LeasedEgress, LeasedPod, VerifiedLease};
 use nimbus_api::policy::SignedPolicy;
 use nimbus_api::verify::BundleOutcome;
 use nimbus_api::{Digest, Refusal};
@@ -37,6 +37,8 @@ pub struct Facts {
     pub seccomp: SeccompFact,
     /// The network namespace that was made for the lease.
     pub network: NetworkFact,
+    /// The sandbox of the pod that the lease says the container is of.
+    pub pod: PodFact,
 }
 
 /// What containerd asked for, as it came.
@@ -83,6 +85,22 @@ pub struct NodeFacts {
     pub containers: usize,
     /// The most of them.
     pub containers_max: usize,
+    /// Where the sources of pods' mounts and namespaces are.
+    pub pod_roots: PodRoots,
+}
+
+/// Directories that kubelet and the CRI plugin keep what they made for pods in; absolute, without a
+/// final slash. An empty one is none: nothing is below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodRoots {
+    /// The CRI plugin's state directory; `sandboxes/<id>` is below.
+    pub cri_state: String,
+    /// The CRI plugin's root directory; `sandboxes/<id>` is below.
+    pub cri_root: String,
+    /// kubelet's root directory; `pods/<uid>` is below.
+    pub kubelet: String,
+    /// Where CNI network namespaces are named.
+    pub netns: Vec<String>,
 }
 
 /// What time it is.
@@ -221,4 +239,30 @@ pub enum NetworkFact {
     Unavailable(Refusal),
     /// It is there, and its rules are in force.
     Ready,
+}
+
+/// The sandbox of the pod that a container is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PodFact {
+    /// The container is of no pod, or it is the sandbox itself.
+    None,
+    /// It is of one whose sandbox is not held on this node, not started, or of an earlier boot.
+    SandboxMissing,
+    /// Held on this node, started, in this boot.
+    Sandbox(SandboxRecord),
+}
+
+/// What the agent recorded when it admitted a sandbox, and when the sandbox started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxRecord {
+    /// The sandbox container.
+    pub container: ContainerKey,
+    /// Whose it is.
+    pub org: OrgId,
+    /// As its lease names it.
+    pub pod: LeasedPod,
+    /// Network of its lease.
+    pub network: LeasedEgress,
+    /// Its init process, in the host's pid namespace.
+    pub pid: u32,
 }

@@ -1,11 +1,12 @@
 //! The lease: is there one, is it ours, is it now, is it for the first time.
 //!
 //! In this order: presence, key set and signature as the agent found them; version; the node and
-//! its identity; the clock floor; times by the wall clock; the deadline of rule 10 by
+//! its identity; the container that it was claimed for; the clock floor; times by the wall clock; the deadline of rule 10 by
 //! CLOCK_BOOTTIME; what the lease has been used for; what it asks for. The image and the process
 //! that it names are compared where they are known.
 
 use nimbus_api::clock::{BootNanos, UnixSeconds};
+use nimbus_api::id::ContainerKey;
 use nimbus_api::lease::{LEASE_VERSION, LeaseClaims, LeasedImage, VerifiedLease};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
@@ -29,6 +30,7 @@ pub(crate) fn check(facts: &Facts) -> Result<Authority<'_>, Refusal> {
     let claims = &lease.claims;
     check_version(claims)?;
     check_node(claims, facts.node.thumbprint)?;
+    check_container(claims, &facts.container)?;
     check_wall_clock(claims, facts.clock)?;
     let deadline = deadline(claims, facts)?;
     let again = check_use(facts)?;
@@ -68,6 +70,17 @@ fn check_node(claims: &LeaseClaims, thumbprint: Option<Digest>) -> Result<(), Re
         return Err(Refusal::with(RefusalCode::LeaseWrongNode, found));
     }
     Ok(())
+}
+
+/// A lease that was claimed for a container is not passed on to another.
+fn check_container(claims: &LeaseClaims, container: &ContainerKey) -> Result<(), Refusal> {
+    match &claims.claim {
+        Some(claim) if claim.container != *container => {
+            let found = format!("it was claimed for {}, this is {container}", claim.container);
+            Err(Refusal::with(RefusalCode::LeaseWrongContainer, found))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn check_begun(claims: &LeaseClaims, now: UnixSeconds) -> Result<(), Refusal> {

@@ -14,6 +14,7 @@
 pub mod facts;
 
 mod asked;
+mod claim;
 mod decide;
 mod egress;
 mod exec;

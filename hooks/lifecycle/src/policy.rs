@@ -1,13 +1,13 @@
 //! The policy: are the image's attestations enough.
 //!
-//! Default deny. Every need of the first rule that covers the image's name must be satisfied by at
-//! least one verified attestation that names it, is about this image, has one of its predicate
+//! Default deny. Every need of the first rule that covers the image's name (and its digest, where the
+//! rule lists any) must be satisfied by at least one verified attestation that names it, is about this image, has one of its predicate
 //! types, is young enough and from a key that is believed for its time. Bundles that satisfy nothing
 //! cost nothing: acceptance is existential.
 
 use nimbus_api::clock::UnixSeconds;
 use nimbus_api::lease::{LeasedImage, LeasedPolicy};
-use nimbus_api::policy::{Need, SignedPolicy, Trust};
+use nimbus_api::policy::{Need, Rule, SignedPolicy, Trust};
 use nimbus_api::verify::{BundleOutcome, VerifiedAttestation};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
@@ -24,22 +24,28 @@ pub(crate) struct Granted {
 
 /// Whether an image may be fetched for a lease at all: what the policy has no rule for, denies, or
 /// cannot grant for want of any bundle is refused before its registry is spoken to. Grants nothing.
+/// Of the digests that a rule may list, only the one that the lease names is known here.
 pub fn may_fetch(policy: &PolicyFact, image: &LeasedImage, bundles: usize) -> Result<(), Refusal> {
     let policy = &signed(policy)?.policy;
     if policy.deny.digests.contains(&image.digest) {
         return Err(Refusal::with(RefusalCode::ImageDenied, image.digest));
     }
-    if policy.rule_for(&image.name, &[image.digest]).is_none() {
+    let Some(rule) = policy.rule_for(&image.name, &[image.digest]) else {
         return Err(Refusal::with(RefusalCode::PolicyNoMatch, &image.name));
-    }
-    // Every rule requires something.
-    if bundles == 0 {
+    };
+    if !vouches(rule) && bundles == 0 {
         return Err(Refusal::with(RefusalCode::ImageUnattested, "no bundle came with the job"));
     }
     Ok(())
 }
 
-fn signed(policy: &PolicyFact) -> Result<&SignedPolicy, Refusal> {
+/// Whether the policy itself vouches for the images of a rule: it lists their digests and asks for
+/// nothing besides.
+fn vouches(rule: &Rule) -> bool {
+    rule.require.is_empty() && !rule.digests.is_empty()
+}
+
+pub(crate) fn signed(policy: &PolicyFact) -> Result<&SignedPolicy, Refusal> {
     match policy {
         PolicyFact::Missing => Err(RefusalCode::PolicyMissing.into()),
         PolicyFact::Refused(refusal) => Err(refusal.clone()),
@@ -67,6 +73,9 @@ pub(crate) fn check(
     let Some(rule) = policy.rule_for(&image.name, &[image.digest, image.manifest]) else {
         return Err(Refusal::with(RefusalCode::PolicyNoMatch, &image.name));
     };
+    if vouches(rule) {
+        return Ok(Granted { attestations: Vec::new(), serial: policy.serial });
+    }
     let outcomes = match &facts.attestations {
         AttestationFact::Unavailable(refusal) => return Err(refusal.clone()),
         AttestationFact::Outcomes(outcomes) => outcomes,
@@ -91,7 +100,8 @@ pub(crate) fn check(
         }
     }
     if attestations.is_empty() {
-        // A rule that asks for nothing does not pass Policy::parse; it would grant everything.
+        // A rule that lists no digest and asks for nothing does not pass Policy::parse; it would grant
+        // everything.
         return Err(Refusal::with(RefusalCode::PolicyInvalid, "a rule requires nothing"));
     }
     Ok(Granted { attestations, serial: policy.serial })

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::admit;
 use crate::facts::{
     AttestationFact, ClockFacts, Facts, HeartbeatFact, ImageFact, LeaseFact, LeaseUse,
-    MeasuredImage, NetworkFact, NodeFacts, PolicyFact, SeccompFact, TaskFacts,
+    MeasuredImage, NetworkFact, NodeFacts, PodFact, PodRoots, PolicyFact, SeccompFact, TaskFacts,
 };
 
 pub(super) const NOW: i64 = 1_900_000_000;
@@ -174,6 +174,7 @@ pub(super) fn good() -> Facts {
             pids_max: 1024,
             containers: 3,
             containers_max: 4,
+            pod_roots: PodRoots::default(),
         },
         clock: ClockFacts {
             boottime: BootNanos(BOOT),
@@ -193,6 +194,7 @@ pub(super) fn good() -> Facts {
             instructions: 300,
         },
         network: NetworkFact::Missing,
+        pod: PodFact::None,
     }
 }
 

@@ -10,7 +10,7 @@ use nimbus_api::{Refusal, RefusalCode, error::Chain};
 use nimbus_hooks::CONFIG_BYTES_MAX;
 use nimbus_hooks::facts::{
     AttestationFact, ClockFacts, Facts, HeartbeatFact, ImageFact, LeaseFact, LeaseUse,
-    MeasuredImage, NetworkFact, NodeFacts, PolicyFact, SeccompFact, TaskFacts,
+    MeasuredImage, NetworkFact, NodeFacts, PodFact, PodRoots, PolicyFact, SeccompFact, TaskFacts,
 };
 
 use crate::agent::{Agent, Filter, PLATFORM, SKEW_SECONDS};
@@ -71,6 +71,7 @@ pub fn gather(
         },
         seccomp: seccomp_fact(claims, &filter),
         network: claims.map_or(NetworkFact::Missing, |c| agent.networks.fact(c)),
+        pod: PodFact::None,
     };
     Gathered { facts, lease: verified, image: image.ok(), filter: filter.ok() }
 }
@@ -196,6 +197,7 @@ fn node_facts(agent: &Agent) -> NodeFacts {
         pids_max: capacity.pids,
         containers: agent.ledger.live(),
         containers_max: usize::try_from(capacity.max_jobs).unwrap_or(usize::MAX),
+        pod_roots: PodRoots::default(),
     }
 }
 

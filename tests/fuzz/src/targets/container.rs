@@ -7,7 +7,7 @@ use nimbus_api::id::ContainerKey;
 use nimbus_api::lease::LeaseClaims;
 use nimbus_api::plan::Plan;
 use nimbus_api::proto::admit::v1::Admit;
-use nimbus_hooks::facts::{NodeFacts, TaskFacts};
+use nimbus_hooks::facts::{NodeFacts, PodRoots, TaskFacts};
 use prost::Message as _;
 
 const LOG_ROOT: &str = "/var/log/nimbus/jobs";
@@ -117,6 +117,7 @@ fn node() -> NodeFacts {
         pids_max: 100,
         containers: 0,
         containers_max: 1,
+        pod_roots: PodRoots::default(),
     }
 }
 
