@@ -1,9 +1,10 @@
 //! Values, and in-memory parts of an agent, that several tests need. The decision is the real one.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nimbus_api::clock::{BootNanos, ManualClock, UnixSeconds};
@@ -23,6 +24,7 @@ use nimbus_hooks::facts::MeasuredImage;
 
 use crate::agent::{Agent, Filter, Filters, Images, PLATFORM, Parts};
 use crate::bundles::BundleStore;
+use crate::claims::record::{Annotations, Record, Records};
 use crate::config::{NetworkConfig, NodeConfig};
 use crate::identity::{Identity, IdentityRecord, pkcs8_der};
 use crate::image::Stop;
@@ -120,6 +122,16 @@ predicate = ["p"]
 [[rule]]
 images = ["localhost:5000/**"]
 require = ["n"]
+[[claim]]
+namespace = "testing"
+org = "default"
+most = {{ cpu_millis = 1000, memory_bytes = 67108864, pids = 64, scratch_bytes = 1048576 }}
+[[claim]]
+namespace = "k8s.io"
+kubernetes = ["ci"]
+org = "default"
+network = "pod"
+most = {{ cpu_millis = 1000, memory_bytes = 67108864, pids = 64, scratch_bytes = 1048576 }}
 "#
     )
     .into_bytes()
@@ -130,6 +142,15 @@ pub(crate) struct OneImage;
 
 impl Images for OneImage {
     fn prepare(&self, image: &LeasedImage, _stop: &Stop) -> Result<MeasuredImage, Refusal> {
+        self.measured(image)
+    }
+
+    fn prepare_content(
+        &self,
+        image: &LeasedImage,
+        _content: &Path,
+        _stop: &Stop,
+    ) -> Result<MeasuredImage, Refusal> {
         self.measured(image)
     }
 
@@ -165,12 +186,32 @@ impl Images for NoAnswer {
         Err(Refusal::new(RefusalCode::ImageFetchFailed))
     }
 
+    fn prepare_content(
+        &self,
+        image: &LeasedImage,
+        _content: &Path,
+        stop: &Stop,
+    ) -> Result<MeasuredImage, Refusal> {
+        self.prepare(image, stop)
+    }
+
     fn measured(&self, _image: &LeasedImage) -> Result<MeasuredImage, Refusal> {
         Err(Refusal::new(RefusalCode::ImageMissing))
     }
 
     fn open_layers(&self, _image: &MeasuredImage) -> Result<Vec<OwnedFd>, Refusal> {
         Err(Refusal::new(RefusalCode::ImageMissing))
+    }
+}
+
+/// Records of containers that a test has written down.
+#[derive(Debug, Default)]
+pub(crate) struct Known(pub(crate) Mutex<HashMap<ContainerKey, Record>>);
+
+impl Records for Known {
+    fn of(&self, container: &ContainerKey, _annotations: &Annotations) -> Result<Record, Refusal> {
+        let known = self.0.lock().unwrap();
+        known.get(container).cloned().ok_or_else(|| Refusal::new(RefusalCode::ClaimMalformed))
     }
 }
 
@@ -254,12 +295,18 @@ pub(crate) struct World {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) verifier: OneBundle,
     pub(crate) images: Arc<dyn Images>,
+    pub(crate) records: Arc<Known>,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         let clock = ManualClock::at(BootNanos(0).plus_seconds(1000), UnixSeconds(NOW));
-        Self { clock: Arc::new(clock), verifier: OneBundle::default(), images: Arc::new(OneImage) }
+        Self {
+            clock: Arc::new(clock),
+            verifier: OneBundle::default(),
+            images: Arc::new(OneImage),
+            records: Arc::default(),
+        }
     }
 
     /// An agent on this directory: joined, with key set and policy. Opening it again is a restart.
@@ -306,6 +353,7 @@ impl World {
             bundles: BundleStore::open(&dir.join("bundles")).unwrap(),
             networks: networks(dir),
             images: Arc::clone(&self.images),
+            records: Arc::clone(&self.records) as Arc<dyn Records>,
             filters: Arc::new(OneFilter),
             attestations: Attestations::new(Box::new(self.verifier.clone()), Arc::clone(&clock)),
             admission: Arc::new(nimbus_hooks::admit),

@@ -178,9 +178,7 @@ fn answer_admit(
     admit: &Admit,
 ) -> Result<Option<LeaseId>, FrameError> {
     let decided = catch_unwind(AssertUnwindSafe(|| decide(agent, admit)));
-    let decided = decided.unwrap_or_else(|_panic| {
-        Err(Refusal::with(RefusalCode::NodeInternal, "admission broke off"))
-    });
+    let decided = decided.unwrap_or_else(|_panic| Err(broken_off()));
     match decided {
         Ok(grant) => {
             let fds: Vec<_> = grant.fds.iter().map(|fd| fd.as_fd()).collect();
@@ -197,6 +195,10 @@ fn answer_admit(
     }
 }
 
+fn broken_off() -> Refusal {
+    Refusal::with(RefusalCode::NodeInternal, "admission broke off")
+}
+
 struct Grant {
     lease: LeaseId,
     plan: String,
@@ -208,7 +210,9 @@ fn decide(agent: &Agent, admit: &Admit) -> Result<Grant, Refusal> {
     let container = key(admit.version, &admit.namespace, &admit.id)?;
     let claimed = claims::claim(agent, &container, admit)?;
     let token = claimed.as_ref().map(|claimed| &claimed.token);
-    let granted = grant(agent, admit, container, token);
+    // A lease that was claimed is given back whatever happens.
+    let granted = catch_unwind(AssertUnwindSafe(|| grant(agent, admit, container, token)));
+    let granted = granted.unwrap_or_else(|_panic| Err(broken_off()));
     if let (Some(claimed), Err(refusal)) = (&claimed, &granted) {
         claims::give_back(agent, &claimed.id, refusal);
     }

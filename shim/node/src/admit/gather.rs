@@ -14,6 +14,8 @@ use nimbus_hooks::facts::{
 };
 
 use crate::agent::{Agent, Filter, PLATFORM, SKEW_SECONDS};
+use crate::claims;
+use crate::claims::sandbox::NETNS_ROOTS;
 
 /// The facts, and what has to be handed over when they suffice.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ pub fn gather(
         },
         seccomp: seccomp_fact(claims, &filter),
         network: claims.map_or(NetworkFact::Missing, |c| agent.networks.fact(c)),
-        pod: PodFact::None,
+        pod: claims.map_or(PodFact::None, |claims| claims::pod_fact(agent, claims)),
     };
     Gathered { facts, lease: verified, image: image.ok(), filter: filter.ok() }
 }
@@ -197,7 +199,12 @@ fn node_facts(agent: &Agent) -> NodeFacts {
         pids_max: capacity.pids,
         containers: agent.ledger.live(),
         containers_max: usize::try_from(capacity.max_jobs).unwrap_or(usize::MAX),
-        pod_roots: PodRoots::default(),
+        pod_roots: PodRoots {
+            cri_state: text(&agent.config.cri_state()),
+            cri_root: text(&agent.config.cri_root()),
+            kubelet: text(&agent.config.kubelet_root),
+            netns: NETNS_ROOTS.map(str::to_owned).to_vec(),
+        },
     }
 }
 

@@ -23,6 +23,8 @@ use crate::jobs::{reconcile, spec};
 use crate::ledger::{Revoked, Stage};
 use crate::testing::{self, NODE, World};
 
+mod claimed;
+
 struct Shim {
     stream: UnixStream,
     reader: FrameReader,

@@ -17,7 +17,9 @@ use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
 use super::record::{Annotations, Part, Record, Records, malformed, part, repository};
-use crate::jobs::containerd::{ANSWER_BYTES_MAX, CALL_SECONDS_MAX, channel, in_namespace, within};
+use crate::jobs::containerd::{
+    ANSWER_BYTES_MAX, CALL_SECONDS_MAX, ContainerdError, channel, in_namespace, within,
+};
 
 /// What the CRI plugin puts before the digest in the name that an image has by its configuration.
 const BY_CONFIG: &str = "sha256:";
@@ -49,15 +51,15 @@ impl ContainerdRecords {
         let request = in_namespace(namespace, GetImageRequest { name: name.to_owned() })?;
         let mut client = ImagesClient::new(self.channel.clone());
         let answer = within("get image", CALL_SECONDS_MAX, client.get(request)).await;
-        let answer = answer.map_err(|error| match error.is_not_found() {
-            true => malformed(&format_args!("no image {name:?}")),
-            false => error.refusal(),
-        })?;
-        answer.image.ok_or_else(|| malformed(&format_args!("no image {name:?}")))
+        let none = || malformed(&format_args!("no image {name:?}"));
+        let told = |error: ContainerdError| {
+            if error.is_not_found() { none() } else { error.refusal() }
+        };
+        answer.map_err(told)?.image.ok_or_else(none)
     }
 
-    /// A repository that an image is known by, when its container names it by its configuration only.
-    async fn named(&self, namespace: &Namespace, digest: &str) -> Result<String, Refusal> {
+    /// All names of an image, sorted: the CRI plugin puts any one of them on a sandbox's record.
+    async fn names(&self, namespace: &Namespace, digest: &str) -> Result<Vec<String>, Refusal> {
         let filters = vec![format!("target.digest=={digest}")];
         let request = in_namespace(namespace, ListImagesRequest { filters })?;
         let mut client = ImagesClient::new(self.channel.clone());
@@ -66,8 +68,7 @@ impl ContainerdRecords {
             answer.map_err(|error| error.refusal())?.images.into_iter().map(|i| i.name).collect();
         names.retain(|name| !name.starts_with(BY_CONFIG));
         names.sort();
-        let none = || malformed(&format_args!("the image {digest} has no name"));
-        names.into_iter().next().ok_or_else(none)
+        Ok(names)
     }
 
     async fn record(
@@ -76,20 +77,21 @@ impl ContainerdRecords {
         annotations: &Annotations,
     ) -> Result<Record, Refusal> {
         let container = self.container(&key.namespace, key.id.as_str()).await?;
-        let name = annotations.image().unwrap_or(&container.image).to_owned();
+        let asked = annotations.image();
+        let name = asked.unwrap_or(&container.image).to_owned();
         if name.is_empty() {
             return Err(malformed(&"the container has no image: its root is somebody's directory"));
         }
         let image = self.image(&key.namespace, &name).await?;
         let digest = image.target.map(|target| target.digest).unwrap_or_default();
-        let name = match name.starts_with(BY_CONFIG) {
-            true => self.named(&key.namespace, &digest).await?,
-            false => name,
-        };
+        let names =
+            if asked.is_some() { vec![name] } else { self.names(&key.namespace, &digest).await? };
+        let mut images: Vec<_> = names.iter().map(|name| repository(name).to_owned()).collect();
+        images.dedup();
         let digest: Digest = digest.parse().map_err(|error| malformed(&error))?;
         let part = part(&key.id, &extensions(container))?;
         let pod = self.pod(key, part).await?;
-        Ok(Record { image: repository(&name).to_owned(), digest, pod })
+        Ok(Record { images, digest, pod })
     }
 
     async fn pod(&self, key: &ContainerKey, part: Part) -> Result<Option<LeasedPod>, Refusal> {

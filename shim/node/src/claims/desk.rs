@@ -84,11 +84,11 @@ impl Desk {
     }
 
     /// Asks control. Blocks.
-    pub fn ask(&self, claim: Claim) -> Result<Grant, Refusal> {
+    pub fn ask(&self, claim: &Claim) -> Result<Grant, Refusal> {
         self.ask_within(claim, Duration::from_secs(CLAIM_SECONDS))
     }
 
-    fn ask_within(&self, claim: Claim, patience: Duration) -> Result<Grant, Refusal> {
+    fn ask_within(&self, claim: &Claim, patience: Duration) -> Result<Grant, Refusal> {
         let until = Instant::now() + patience;
         let waiting = self.wait_for(&claim.id)?;
         let mut asked = 0;
@@ -182,11 +182,11 @@ mod tests {
     #[test]
     fn without_a_session_or_an_answer_it_is_refused() {
         let desk = Desk::default();
-        let refused = desk.ask_within(claim("a"), SOON).unwrap_err();
+        let refused = desk.ask_within(&claim("a"), SOON).unwrap_err();
         assert_eq!(refused.code, RefusalCode::ClaimUnavailable);
         let (send, _silent) = tokio::sync::mpsc::channel(1);
         desk.open(send);
-        let refused = desk.ask_within(claim("a"), SOON).unwrap_err();
+        let refused = desk.ask_within(&claim("a"), SOON).unwrap_err();
         assert_eq!(refused.code, RefusalCode::ClaimUnavailable);
         assert!(!desk.answer(grant("a")), "nobody waits any more");
     }
@@ -198,7 +198,7 @@ mod tests {
         desk.open(send);
         let ask = |id: &'static str| {
             let desk = Arc::clone(&desk);
-            thread::spawn(move || desk.ask_within(claim(id), LATE))
+            thread::spawn(move || desk.ask_within(&claim(id), LATE))
         };
         let (one, two) = (ask("one"), ask("two"));
         drop((sent.blocking_recv().unwrap(), sent.blocking_recv().unwrap()));
@@ -218,7 +218,7 @@ mod tests {
         let (send, mut first) = tokio::sync::mpsc::channel(1);
         let session = desk.open(send);
         let asks = Arc::clone(&desk);
-        let asked = thread::spawn(move || asks.ask_within(claim("a"), LATE));
+        let asked = thread::spawn(move || asks.ask_within(&claim("a"), LATE));
         first.blocking_recv().unwrap();
         desk.close(session);
         let (send, mut second) = tokio::sync::mpsc::channel(1);
@@ -233,6 +233,6 @@ mod tests {
         let desk = Desk::default();
         let _held: Vec<_> =
             (0..CLAIMS_MAX).map(|n| desk.wait_for(&n.to_string()).unwrap()).collect();
-        assert_eq!(desk.ask_within(claim("x"), SOON).unwrap_err().code, RefusalCode::NodeBusy);
+        assert_eq!(desk.ask_within(&claim("x"), SOON).unwrap_err().code, RefusalCode::NodeBusy);
     }
 }

@@ -19,6 +19,8 @@ pub mod desk;
 pub mod record;
 pub mod sandbox;
 
+use std::time::Duration;
+
 use nimbus_api::id::{ContainerKey, LeaseId};
 use nimbus_api::lease::{LEASE_ANNOTATION, LeaseClaims, LeaseToken};
 use nimbus_api::policy::{CRI_NAMESPACE, Policy};
@@ -27,13 +29,18 @@ use nimbus_api::proto::control::v1::{Image, Resources};
 use nimbus_api::proto::node::v1::{Claim, Grant};
 use nimbus_api::{Refusal, RefusalCode};
 use nimbus_hooks::CONFIG_BYTES_MAX;
-use nimbus_hooks::facts::PolicyFact;
+use nimbus_hooks::facts::{PodFact, PolicyFact, SandboxRecord};
 
 use crate::admit::gather::read_config;
 use crate::agent::{Agent, PLATFORM};
 use crate::image::Stop;
 use crate::ledger::{End, Entry, Stage};
 use record::{Annotations, Record};
+
+/// How long a container waits for the start of its sandbox to be on record: the receipt of it is signed
+/// and written meanwhile.
+const START_LOOKS: u32 = 250;
+const START_PAUSE: Duration = Duration::from_millis(20);
 
 /// A lease that was claimed for a container.
 #[derive(Debug)]
@@ -71,7 +78,7 @@ pub fn claim(
         namespace: container.namespace.to_string(),
         container: container.id.to_string(),
         image: Some(Image {
-            name: record.image.clone(),
+            name: named(&policy, &record)?.to_owned(),
             digest: record.digest.to_string(),
             platform: PLATFORM.to_owned(),
         }),
@@ -89,13 +96,21 @@ pub fn claim(
         pod: record.pod.as_ref().map(record::in_words),
         ticket: annotations.ticket().to_owned(),
     };
-    let grant = agent.desk.ask(question)?;
+    let grant = agent.desk.ask(&question)?;
     let claimed = take(agent, grant)?;
     if let Err(refusal) = prepare(agent, container, &claimed.id) {
         give_back(agent, &claimed.id, &refusal);
         return Err(refusal);
     }
     Ok(Some(claimed))
+}
+
+/// The name that the image is claimed under: of several, one that the policy has a rule for.
+fn named<'a>(policy: &Policy, record: &'a Record) -> Result<&'a str, Refusal> {
+    let ruled = |name: &&String| policy.rule_for(name, &[record.digest]).is_some();
+    let name = record.images.iter().find(ruled).or_else(|| record.images.first());
+    let none = || record::malformed(&format_args!("the image {} has no name", record.digest));
+    name.map(String::as_str).ok_or_else(none)
 }
 
 /// The same question as control's and admission's, asked here so that control is not for nothing.
@@ -181,6 +196,34 @@ pub fn sandbox_of(agent: &Agent, claims: &LeaseClaims) -> Option<Entry> {
     let entry = agent.ledger.by_container(&key)?;
     let this_boot = entry.usage.as_ref().is_some_and(|usage| usage.boot_id == agent.boot_id);
     (this_boot && is_sandbox(&entry.claims)).then_some(entry)
+}
+
+/// The sandbox that a claimed container is said to be in, as a fact. One that was admitted and whose
+/// start is on its way here is waited for: kubelet knows of the start before this process does.
+pub fn pod_fact(agent: &Agent, claims: &LeaseClaims) -> PodFact {
+    let pod = claims.claim.as_ref().and_then(|claim| claim.pod.as_ref());
+    if pod.is_none_or(|pod| pod.container.is_none()) {
+        return PodFact::None;
+    }
+    for _ in 0..START_LOOKS {
+        let Some(entry) = sandbox_of(agent, claims) else { return PodFact::SandboxMissing };
+        if let Some(record) = in_record(entry) {
+            return PodFact::Sandbox(record);
+        }
+        std::thread::sleep(START_PAUSE);
+    }
+    PodFact::SandboxMissing
+}
+
+fn in_record(entry: Entry) -> Option<SandboxRecord> {
+    let (running, claim) = (entry.running?, entry.claims.claim?);
+    Some(SandboxRecord {
+        container: claim.container,
+        org: entry.claims.org,
+        pod: claim.pod?,
+        network: entry.claims.egress,
+        pid: running.pid,
+    })
 }
 
 /// Where the specification of a sandbox says that its network namespace is.

@@ -25,8 +25,10 @@ pub const METADATA_BYTES_MAX: usize = 4 << 20;
 const CONTAINER_METADATA: &str = "io.cri-containerd.container.metadata";
 /// Extension in which it describes a sandbox.
 const SANDBOX_METADATA: &str = "io.cri-containerd.sandbox.metadata";
-/// Annotation with the image's name as the pod has it.
-const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
+/// Annotations with the image's name as the pod has it, and, from containerd 2 on, as the CRI plugin is
+/// configured for sandboxes.
+const IMAGE_NAMES: [&str; 2] =
+    ["io.kubernetes.cri.image-name", "io.kubernetes.cri.podsandbox.image-name"];
 /// Annotation with the pod's ticket.
 const TICKET: &str = "nimbus.io/job";
 /// Longest ticket.
@@ -35,8 +37,9 @@ const TICKET_BYTES_MAX: usize = 256;
 /// What a container is claimed as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Repository of its image, without tag or digest.
-    pub image: String,
+    /// Repositories that its image is of, without tag or digest: the one that the pod names, or, where
+    /// none is named, all that it is known by.
+    pub images: Vec<String>,
     /// Of the image's manifest or index.
     pub digest: Digest,
     /// Its pod; none outside Kubernetes.
@@ -71,7 +74,7 @@ impl Annotations {
 
     /// The image's name as the pod has it.
     pub fn image(&self) -> Option<&str> {
-        self.0.get(IMAGE_NAME).map(String::as_str)
+        IMAGE_NAMES.iter().find_map(|name| self.0.get(*name)).map(String::as_str)
     }
 
     /// The pod's ticket; empty when it has none, or one that is none.
@@ -128,6 +131,9 @@ struct NameMetadata {
     attempt: u32,
 }
 
+/// Extensions of a container's record, by name.
+pub type Extensions = HashMap<String, Vec<u8>>;
+
 /// What a container is by its extensions: the sandbox itself, or a container in one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
@@ -147,7 +153,7 @@ pub enum Part {
 }
 
 /// Reads the extensions of a container's record.
-pub fn part(id: &ContainerId, extensions: &HashMap<String, Vec<u8>>) -> Result<Part, Refusal> {
+pub fn part(id: &ContainerId, extensions: &Extensions) -> Result<Part, Refusal> {
     if let Some(json) = extensions.get(SANDBOX_METADATA) {
         let pod = metadata::<SandboxMetadata>(json)?.config.metadata;
         return Ok(Part::Sandbox(LeasedPod {

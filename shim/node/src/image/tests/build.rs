@@ -281,7 +281,12 @@ pub(super) fn unpacked_by_umoci(place: &Place, request: &ImageRequest) -> Vec<St
 }
 
 pub(super) fn request(name: &str, digest: Digest) -> ImageRequest {
-    ImageRequest { name: name.to_owned(), digest, platform: "linux/amd64".to_owned() }
+    ImageRequest {
+        name: name.to_owned(),
+        digest,
+        platform: "linux/amd64".to_owned(),
+        content: None,
+    }
 }
 
 pub(super) fn names(dir: &Path) -> Vec<String> {
