@@ -338,3 +338,27 @@ fn a_store_has_one_owner_and_starts_clean() {
     drop(place.store());
     assert_eq!(place.leftovers().0, Vec::<String>::new());
 }
+
+#[test]
+fn an_image_is_prepared_from_a_directory_of_blobs_under_the_name_that_it_is_claimed_by() {
+    let place = Place::new();
+    let store = place.store();
+    let made = place.layout("a", &image(&[Layer::gzip(&bottom())]));
+    let content = PathBuf::from(made.name.strip_prefix("oci:").unwrap());
+    std::fs::remove_file(content.join("oci-layout")).unwrap();
+    let claimed = ImageRequest {
+        content: Some(content.clone()),
+        ..request("registry.example/a", made.digest)
+    };
+    let measured = store.prepare(&claimed, &Stop::new()).unwrap();
+    assert_eq!(measured.name, "registry.example/a");
+    assert_eq!(store.measured(&claimed.name, &claimed.digest).unwrap(), measured);
+    assert!(store.measured(&made.name, &made.digest).is_err(), "only under that name");
+    // Every byte is hashed on its way, whoever owns the directory.
+    let other = place.layout("b", &image(&[Layer::gzip(&middle())]));
+    let blobs = content.join("blobs/sha256");
+    std::fs::copy(blobs.join(made.digest.hex()), blobs.join(other.digest.hex())).unwrap();
+    let forged = ImageRequest { digest: other.digest, ..claimed };
+    let refused = store.prepare(&forged, &Stop::new()).unwrap_err();
+    assert_eq!(refused.code, RefusalCode::ImageDigestMismatch);
+}
