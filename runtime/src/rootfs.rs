@@ -2,7 +2,8 @@
 //! mount namespace. Nothing is mounted in the host's.
 //!
 //! Layers come as detached mounts, lowest first, and are attached read-only. The upper is a tmpfs of
-//! the leased size whose pages count in the job's memory. What is mounted on the merged tree is
+//! the leased size whose pages count in the job's memory, or a file system of that size that comes as a
+//! detached mount. What is mounted on the merged tree is
 //! [`crate::mounts`]'s.
 #![forbid(unsafe_code)]
 
@@ -12,7 +13,9 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fchmod, mkdirat, openat2};
+use rustix::fs::{
+    CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fchmod, fstatvfs, mkdirat, openat2,
+};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, mount, mount_change, mount_remount,
     move_mount,
@@ -38,10 +41,19 @@ const TREE_MODE: Mode = Mode::from_raw_mode(0o755);
 /// Where the root comes from.
 #[derive(Debug)]
 pub(crate) enum Root {
-    /// An overlay of these, lowest first, with scratch space of this many bytes.
-    Layers { layers: Vec<OwnedFd>, scratch_bytes: u64 },
+    /// An overlay of these, lowest first, under this upper.
+    Layers { layers: Vec<OwnedFd>, scratch: Scratch },
     /// A directory as it is. Only the development command line does this.
     Directory(String),
+}
+
+/// What the upper is made of.
+#[derive(Debug)]
+pub(crate) enum Scratch {
+    /// A tmpfs of this size.
+    Memory { bytes: u64 },
+    /// A detached mount of a fresh file system, no larger than this.
+    Disk { mount: OwnedFd, bytes: u64 },
 }
 
 /// Makes the directories that are mounted on; the host sees them, and sees them empty.
@@ -70,8 +82,8 @@ pub(crate) fn assemble(layout: &Layout, root: &Root, cwd: &str) -> Result<OwnedF
             attach(clone, open()?).doing("mount the root")?;
             open()
         }
-        Root::Layers { layers, scratch_bytes } => {
-            stack(layout, layers, *scratch_bytes)?;
+        Root::Layers { layers, scratch } => {
+            stack(layout, layers, scratch)?;
             let root = open()?;
             // What is there already stays; whether it is a directory shows when it is entered.
             drop(open_or_make(&root, cwd, Kind::Directory));
@@ -80,12 +92,17 @@ pub(crate) fn assemble(layout: &Layout, root: &Root, cwd: &str) -> Result<OwnedF
     }
 }
 
-fn stack(layout: &Layout, layers: &[OwnedFd], scratch_bytes: u64) -> Result<(), RuntimeError> {
-    let inodes = (scratch_bytes / SCRATCH_BYTES_PER_INODE).max(SCRATCH_INODES_MIN);
-    let options = data(format!("mode=0700,size={scratch_bytes},nr_inodes={inodes}"))?;
-    let closed = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("tmpfs", layout.stage(), "tmpfs", closed, options.as_c_str())
-        .doing("mount the scratch space")?;
+fn stack(layout: &Layout, layers: &[OwnedFd], scratch: &Scratch) -> Result<(), RuntimeError> {
+    match scratch {
+        Scratch::Memory { bytes } => {
+            let inodes = (bytes / SCRATCH_BYTES_PER_INODE).max(SCRATCH_INODES_MIN);
+            let options = data(format!("mode=0700,size={bytes},nr_inodes={inodes}"))?;
+            let closed = MountFlags::NOSUID | MountFlags::NODEV;
+            mount("tmpfs", layout.stage(), "tmpfs", closed, options.as_c_str())
+                .doing("mount the scratch space")?;
+        }
+        Scratch::Disk { mount, bytes } => attach_disk(layout, mount, *bytes)?,
+    }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let stage =
         rustix::fs::open(layout.stage(), flags, Mode::empty()).doing("open the scratch space")?;
@@ -94,6 +111,22 @@ fn stack(layout: &Layout, layers: &[OwnedFd], scratch_bytes: u64) -> Result<(), 
     let mounted = overlay(layers, &layout.rootfs());
     chdir("/").doing("leave the scratch space")?;
     mounted
+}
+
+/// The file system that came is the container's alone, and no larger than its lease says.
+fn attach_disk(layout: &Layout, mount: &OwnedFd, bytes: u64) -> Result<(), RuntimeError> {
+    let found = fstatvfs(mount).doing("look at the scratch space")?;
+    let size = found.f_blocks.saturating_mul(found.f_frsize);
+    let closed = StatVfsMountFlags::NOSUID | StatVfsMountFlags::NODEV;
+    if size > bytes
+        || !found.f_flag.contains(closed)
+        || found.f_flag.contains(StatVfsMountFlags::RDONLY)
+    {
+        let detail = format!("a scratch space of {size} bytes came, {:?}", found.f_flag);
+        return Err(RuntimeError::unproven(&detail));
+    }
+    move_mount(mount, "", CWD, layout.stage(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .doing("attach the scratch space")
 }
 
 /// Runs in the scratch space.

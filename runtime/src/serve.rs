@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::process::{ExitCode, Termination};
 
 use nimbus_api::frame::{Frame, FrameReader, write_frame};
+use nimbus_api::lease::ScratchMedium;
 use nimbus_api::plan::{
     JoinedNamespace, LAYERS_MAX, PLAN_BYTES_MAX, PLAN_VERSION, Plan, PlanSeccomp,
 };
@@ -26,7 +27,7 @@ use serde_json::Value;
 use crate::create::{Job, create};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
-use crate::rootfs::Root;
+use crate::rootfs::{Root, Scratch};
 use crate::sys::fork::Kin;
 use crate::sys::seccomp::{INSTRUCTION_BYTES, INSTRUCTIONS_MAX, Program};
 use crate::sys::{fd, seal, signal};
@@ -189,12 +190,19 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
     spec::check(&plan.spec).map_err(RuntimeError::Refused)?;
     let mut fds = fds.into_iter();
     let program = fds.next().map(|memfd| read_program(memfd, &plan.seccomp)).transpose()?;
+    let scratch = match plan.rootfs.scratch {
+        ScratchMedium::Memory => Scratch::Memory { bytes: plan.rootfs.scratch_bytes },
+        ScratchMedium::Disk => {
+            let mount = fds.next().ok_or_else(|| invalid("no writable space came".to_owned()))?;
+            Scratch::Disk { mount, bytes: plan.rootfs.scratch_bytes }
+        }
+    };
     let layers = fds.by_ref().take(layers).collect();
     let network = fds.by_ref().take(networks).next();
     let stdio = fds.collect::<Vec<_>>().try_into().ok();
     Ok(Job {
         spec: plan.spec,
-        root: Root::Layers { layers, scratch_bytes: plan.rootfs.scratch_bytes },
+        root: Root::Layers { layers, scratch },
         read_only: plan.rootfs.read_only,
         devices: Some(plan.devices),
         limits: Some(plan.resources),

@@ -127,6 +127,9 @@ pub struct LeasedResources {
 pub enum ScratchMedium {
     /// tmpfs, counted in the job's memory.
     Memory,
+    /// A file system of its own in a file of the node's, of this size. A node that does not know it
+    /// cannot read the lease, and refuses it.
+    Disk,
 }
 
 /// The container that a lease was claimed for: one that a client of containerd made (kubelet, `ctr`),

@@ -203,9 +203,14 @@ impl Plan {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// How many descriptors go with it: the filter, layers, binds, joined namespaces, in this order.
+    /// How many descriptors go with it: the filter, a mount for the upper when that is on disk, layers,
+    /// binds, joined namespaces, in this order.
     pub const fn descriptors(&self) -> usize {
-        1 + self.rootfs.layers.len() + self.binds.len() + self.joins.len()
+        let scratch = match self.rootfs.scratch {
+            ScratchMedium::Memory => 0,
+            ScratchMedium::Disk => 1,
+        };
+        1 + scratch + self.rootfs.layers.len() + self.binds.len() + self.joins.len()
     }
 
     /// Reads the JSON.

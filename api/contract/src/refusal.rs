@@ -123,6 +123,8 @@ refusals! {
     PodSandboxMissing => "pod.sandbox_missing", Precondition, "the pod's sandbox is not running under a lease on this node", "let kubelet make the pod anew";
     /// the container is not of the pod that it names
     PodMismatch => "pod.mismatch", Permission, "the container does not belong to the pod that it names", "a pod's containers are those that kubelet makes in it, of the same org";
+    /// the node could not make the container's writable space
+    NodeScratchFailed => "node.scratch_failed", Unavailable, "the node could not make the container's writable space", "see the node agent's log: its disk may be full, or mkfs.ext4, losetup or loop devices are missing";
     /// the lease echoes no heartbeat that this boot of the node sent
     LeaseUnknownNonce => "lease.unknown_nonce", Permission, "the lease echoes no heartbeat that this boot of the node sent", "submit the job again; leases of another boot are void";
     /// the lease has been used for another container

@@ -42,9 +42,8 @@ pub struct RuntimeRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum RuntimeVerb {
-    /// Make it, up to just before its program runs. Descriptors that come along, in this order: the
-    /// seccomp program, one detached mount a layer (lowest first), the network namespace when the plan has
-    /// an allow-list and, unless it gets a terminal, stdin, stdout, stderr. The init process becomes the
+    /// Make it, up to just before its program runs. Descriptors that come along, in this order: those of
+    /// the plan (see [`Plan::descriptors`]) and, unless it gets a terminal, stdin, stdout, stderr. The init process becomes the
     /// *caller's* child.
     Create(Box<Plan>),
     /// Run its program.

@@ -7,11 +7,14 @@
 
 use nimbus_api::clock::{BootNanos, UnixSeconds};
 use nimbus_api::id::ContainerKey;
-use nimbus_api::lease::{LEASE_VERSION, LeaseClaims, LeasedImage, VerifiedLease};
+use nimbus_api::lease::{LEASE_VERSION, LeaseClaims, LeasedImage, ScratchMedium, VerifiedLease};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
 use crate::facts::{ClockFacts, Facts, HeartbeatFact, LeaseFact, LeaseUse, NodeFacts};
-use crate::{CPU_MILLIS_MIN, DEFAULT_CAPABILITIES, FLOOR_TOLERANCE_SECONDS, LIFETIME_SECONDS_MAX};
+use crate::{
+    CPU_MILLIS_MIN, DEFAULT_CAPABILITIES, FLOOR_TOLERANCE_SECONDS, LIFETIME_SECONDS_MAX,
+    SCRATCH_DISK_BYTES_MIN,
+};
 
 /// A lease that holds here and now.
 #[derive(Debug)]
@@ -174,6 +177,13 @@ fn check_room(node: &NodeFacts, again: bool) -> Result<(), Refusal> {
 }
 
 /// What the lease asks this node to do; returns the one image that it names.
+const fn scratch_least(medium: ScratchMedium) -> u64 {
+    match medium {
+        ScratchMedium::Memory => 1,
+        ScratchMedium::Disk => SCRATCH_DISK_BYTES_MIN,
+    }
+}
+
 fn check_asks<'a>(claims: &'a LeaseClaims, node: &NodeFacts) -> Result<&'a LeasedImage, Refusal> {
     let asked = &claims.resources;
     let bounds = [
@@ -185,9 +195,9 @@ fn check_asks<'a>(claims: &'a LeaseClaims, node: &NodeFacts) -> Result<&'a Lease
         ),
         ("memory_bytes", asked.memory_bytes, 1, node.memory_bytes_max),
         ("pids", u64::from(asked.pids), 1, node.pids_max.into()),
-        // A tmpfs of size 0 is one without a limit. The upper bound is the job's memory, which the
-        // cgroup keeps.
-        ("scratch_bytes", asked.scratch_bytes, 1, u64::MAX),
+        // A tmpfs of size 0 is one without a limit, and a file system has its own needs. The upper bound
+        // is the job's memory, which the cgroup keeps, or what the node's disk has free.
+        ("scratch_bytes", asked.scratch_bytes, scratch_least(asked.scratch), u64::MAX),
     ];
     for (name, found, least, most) in bounds {
         if found < least || found > most {

@@ -28,6 +28,7 @@ use crate::ledger::{End, Entry, Ledger, Revoked, Stage, Step};
 use crate::network::Networks;
 use crate::nonces::NonceTable;
 use crate::report;
+use crate::scratch::Scratches;
 use crate::spool::Spool;
 use crate::trust::TrustStore;
 use crate::verify::Attestations;
@@ -101,6 +102,8 @@ pub struct Parts {
     pub bundles: BundleStore,
     /// Networks of jobs that have one.
     pub networks: Networks,
+    /// Writable space on disk.
+    pub scratch: Scratches,
     /// The image store.
     pub images: Arc<dyn Images>,
     /// What is on record about containers of others.
@@ -139,6 +142,8 @@ pub struct Agent {
     pub images: Arc<dyn Images>,
     /// What is on record about containers of others.
     pub records: Arc<dyn Records>,
+    /// Writable space on disk.
+    pub scratch: Scratches,
     /// Claims that wait for control.
     pub desk: Desk,
     /// The verifier with its cache.
@@ -180,6 +185,7 @@ impl Agent {
             networks: parts.networks,
             images: parts.images,
             records: parts.records,
+            scratch: parts.scratch,
             desk: Desk::default(),
             attestations: parts.attestations,
             admission: parts.admission,

@@ -67,6 +67,27 @@ pub struct NodeConfig {
     pub capacity: Capacity,
     /// How jobs with an allow-list are connected.
     pub network: NetworkConfig,
+    /// How writable space on disk is made.
+    pub scratch: ScratchConfig,
+}
+
+/// How writable space on disk is made.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScratchConfig {
+    /// The program `mkfs.ext4`.
+    pub mkfs: PathBuf,
+    /// The program `losetup`.
+    pub losetup: PathBuf,
+}
+
+impl Default for ScratchConfig {
+    fn default() -> Self {
+        Self {
+            mkfs: PathBuf::from("/usr/sbin/mkfs.ext4"),
+            losetup: PathBuf::from("/usr/sbin/losetup"),
+        }
+    }
 }
 
 /// What a node has for jobs.
@@ -161,6 +182,7 @@ impl Default for NodeConfig {
             fifo_roots: vec![PathBuf::from("/run/containerd/fifo")],
             capacity: Capacity::default(),
             network: NetworkConfig::default(),
+            scratch: ScratchConfig::default(),
         }
     }
 }
@@ -228,6 +250,8 @@ impl NodeConfig {
             ("network.plugins", &self.network.plugins),
             ("network.nft", &self.network.nft),
             ("network.ip", &self.network.ip),
+            ("scratch.mkfs", &self.scratch.mkfs),
+            ("scratch.losetup", &self.scratch.losetup),
         ];
         let lists = [("layout_roots", &self.layout_roots), ("fifo_roots", &self.fifo_roots)];
         let listed = lists.iter().flat_map(|(key, list)| list.iter().map(move |path| (*key, path)));
@@ -304,6 +328,7 @@ impl From<&Capacity> for Resources {
             memory_bytes: capacity.memory_bytes,
             pids: capacity.pids,
             scratch_bytes: 0,
+            scratch: 0,
             log_bytes: 0,
         }
     }

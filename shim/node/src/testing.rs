@@ -25,11 +25,12 @@ use nimbus_hooks::facts::MeasuredImage;
 use crate::agent::{Agent, Filter, Filters, Images, PLATFORM, Parts};
 use crate::bundles::BundleStore;
 use crate::claims::record::{Annotations, Record, Records};
-use crate::config::{NetworkConfig, NodeConfig};
+use crate::config::{NetworkConfig, NodeConfig, ScratchConfig};
 use crate::identity::{Identity, IdentityRecord, pkcs8_der};
 use crate::image::Stop;
 use crate::ledger::Ledger;
 use crate::network::Networks;
+use crate::scratch::Scratches;
 use crate::spool::Spool;
 use crate::trust::TrustStore;
 use crate::verify::{Attestations, Verifier};
@@ -281,13 +282,20 @@ pub(crate) fn identity() -> Identity {
     Identity::of(record, key).unwrap()
 }
 
-/// No network is made without a runtime; none is needed.
-fn networks(dir: &Path) -> Networks {
-    let runtime = tokio::runtime::Handle::try_current().unwrap_or_else(|_none| {
+/// No program is run without a runtime.
+fn runtime() -> tokio::runtime::Handle {
+    tokio::runtime::Handle::try_current().unwrap_or_else(|_none| {
         static SHARED: std::sync::OnceLock<tokio::runtime::Runtime> = std::sync::OnceLock::new();
         SHARED.get_or_init(|| tokio::runtime::Runtime::new().unwrap()).handle().clone()
-    });
-    Networks::open(&dir.join("network"), NetworkConfig::default(), "boot".to_owned(), runtime)
+    })
+}
+
+pub(crate) fn scratch(dir: &Path) -> Scratches {
+    Scratches::open(&dir.join("scratch"), ScratchConfig::default(), runtime()).unwrap()
+}
+
+fn networks(dir: &Path) -> Networks {
+    Networks::open(&dir.join("network"), NetworkConfig::default(), "boot".to_owned(), runtime())
         .unwrap()
 }
 
@@ -352,6 +360,7 @@ impl World {
             spool: Spool::open(&dir.join("spool")).unwrap(),
             bundles: BundleStore::open(&dir.join("bundles")).unwrap(),
             networks: networks(dir),
+            scratch: scratch(dir),
             images: Arc::clone(&self.images),
             records: Arc::clone(&self.records) as Arc<dyn Records>,
             filters: Arc::new(OneFilter),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nimbus_api::error::Chain;
 use nimbus_api::frame::{self, FrameError, FrameReader};
 use nimbus_api::id::{ContainerKey, LeaseId};
-use nimbus_api::lease::{LeaseClaims, LeaseToken};
+use nimbus_api::lease::{LeaseClaims, LeaseToken, ScratchMedium};
 use nimbus_api::plan::JoinedNamespace;
 use nimbus_api::proto::admit::v1::Released;
 use nimbus_api::proto::admit::v1::agent_message::Kind as ToShim;
@@ -231,6 +231,9 @@ fn grant(
         return Err(Refusal::with(RefusalCode::NodeInternal, "admitted without all facts"));
     };
     let mut fds = vec![sealed_memfd(&filter)?];
+    if plan.rootfs.scratch == ScratchMedium::Disk {
+        fds.push(agent.scratch.make(plan.rootfs.scratch_bytes)?);
+    }
     fds.extend(agent.images.open_layers(&image)?);
     let roots = agent.config.bind_roots();
     for bind in &plan.binds {

@@ -14,7 +14,6 @@
 //! host's forwarding, which is the administrator's.
 
 pub mod plugin;
-pub mod program;
 pub mod record;
 pub mod rules;
 
@@ -37,8 +36,8 @@ use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 use crate::agent::lock;
 use crate::config::NetworkConfig;
 use crate::files::FileError;
+use crate::program::{Call, ProgramError};
 use plugin::{Device, Families};
-use program::{Call, ProgramError};
 use record::{RECORD_VERSION, Record};
 
 /// How often it is seen that the rules are there.
@@ -329,12 +328,12 @@ impl Networks {
 
     fn nft(&self, args: &[&str], script: String) -> Result<(), NetworkError> {
         let call = Call { program: &self.config.nft, args, env: &[], input: script.into_bytes() };
-        program::run(&self.runtime, call).map(drop).map_err(NetworkError::Program)
+        crate::program::run(&self.runtime, call).map(drop).map_err(NetworkError::Program)
     }
 
     fn ip(&self, args: &[&str]) -> Result<(), NetworkError> {
         let call = Call { program: &self.config.ip, args, env: &[], input: Vec::new() };
-        program::run(&self.runtime, call).map(drop).map_err(NetworkError::Program)
+        crate::program::run(&self.runtime, call).map(drop).map_err(NetworkError::Program)
     }
 
     fn plugin(
@@ -355,7 +354,7 @@ impl Networks {
         let input = plugin::configuration(&self.config, families, &self.dir.join("addresses"));
         let program = self.config.plugins.join("bridge");
         let call = Call { program: &program, args: &[], env: &env, input };
-        program::run(&self.runtime, call).map_err(NetworkError::Program)
+        crate::program::run(&self.runtime, call).map_err(NetworkError::Program)
     }
 }
 

@@ -10,8 +10,8 @@ use nimbus_api::strict_json::{self, Limits, StrictJsonError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::program::OUTPUT_BYTES_MAX;
 use crate::config::NetworkConfig;
+use crate::program::OUTPUT_BYTES_MAX;
 
 /// The version of CNI that is spoken.
 pub const CNI_VERSION: &str = "1.0.0";

@@ -1,4 +1,4 @@
-//! Running one of the host's programs for the network: `nft`, `ip`, a CNI plugin.
+//! Running one of the host's programs: `nft`, `ip`, a CNI plugin, `mkfs.ext4`, `losetup`.
 //!
 //! Input: arguments and standard input of ours; the environment holds what is named and nothing else.
 //! Output: exit status and what was printed. Limits: [`PATIENCE`] for the whole of it, then the program
