@@ -26,6 +26,7 @@ use crate::identity::Identity;
 use crate::image::Stop;
 use crate::ledger::{End, Entry, Ledger, Revoked, Stage, Step};
 use crate::network::Networks;
+use crate::network::pods::PodNetworks;
 use crate::nonces::NonceTable;
 use crate::report;
 use crate::scratch::Scratches;
@@ -102,6 +103,8 @@ pub struct Parts {
     pub bundles: BundleStore,
     /// Networks of jobs that have one.
     pub networks: Networks,
+    /// What pods never reach.
+    pub pod_networks: PodNetworks,
     /// Writable space on disk.
     pub scratch: Scratches,
     /// The image store.
@@ -138,6 +141,8 @@ pub struct Agent {
     pub bundles: BundleStore,
     /// Networks of jobs that have one.
     pub networks: Networks,
+    /// What pods never reach.
+    pub pod_networks: PodNetworks,
     /// The image store.
     pub images: Arc<dyn Images>,
     /// What is on record about containers of others.
@@ -183,6 +188,7 @@ impl Agent {
             spool: parts.spool,
             bundles: parts.bundles,
             networks: parts.networks,
+            pod_networks: parts.pod_networks,
             images: parts.images,
             records: parts.records,
             scratch: parts.scratch,

@@ -116,6 +116,8 @@ pub struct NetworkConfig {
     pub ipv6: Network,
     /// What no job of this node reaches, whatever its lease says, besides what none ever does.
     pub never: Vec<Network>,
+    /// Addresses of this node that pods may reach, such as a node-local DNS cache.
+    pub pod_local: Vec<Network>,
     /// Directory with the CNI plugins `bridge` and `host-local`.
     pub plugins: PathBuf,
     /// The program `nft`.
@@ -131,6 +133,7 @@ impl Default for NetworkConfig {
             ipv4: IPV4_DEFAULT,
             ipv6: IPV6_DEFAULT,
             never: PRIVATE.to_vec(),
+            pod_local: Vec::new(),
             plugins: PathBuf::from("/usr/lib/cni"),
             nft: PathBuf::from("/usr/sbin/nft"),
             ip: PathBuf::from("/usr/sbin/ip"),
@@ -159,9 +162,12 @@ impl NetworkConfig {
         };
         of(self.ipv4, true, "network.ipv4")?;
         of(self.ipv6, false, "network.ipv6")?;
-        if self.never.len() > NEVER_MAX {
-            let problem = format!("at most {NEVER_MAX}, found {}", self.never.len());
-            return Err(wrong("network.never", problem));
+        for (key, list) in [("network.never", &self.never), ("network.pod_local", &self.pod_local)]
+        {
+            if list.len() > NEVER_MAX {
+                let problem = format!("at most {NEVER_MAX}, found {}", list.len());
+                return Err(wrong(key, problem));
+            }
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ use crate::jobs::{Jobs, reconcile};
 use crate::ledger::{Ledger, Stage};
 use crate::logs::LogTable;
 use crate::network::Networks;
+use crate::network::pods::PodNetworks;
 use crate::scratch::Scratches;
 use crate::session;
 use crate::spool::{Spool, SpoolError};
@@ -178,6 +179,7 @@ fn open(config: NodeConfig, runtime: &tokio::runtime::Handle) -> Result<Arc<Agen
             boot_id()?,
             runtime.clone(),
         )?,
+        pod_networks: PodNetworks::new(config.network.clone(), runtime.clone()),
         scratch: Scratches::open(&data.join("scratch"), config.scratch.clone(), runtime.clone())?,
         images: images(&config)?,
         records: Arc::new(ContainerdRecords::new(&config.containerd_address, runtime.clone())),

@@ -30,6 +30,7 @@ use crate::identity::{Identity, IdentityRecord, pkcs8_der};
 use crate::image::Stop;
 use crate::ledger::Ledger;
 use crate::network::Networks;
+use crate::network::pods::PodNetworks;
 use crate::scratch::Scratches;
 use crate::spool::Spool;
 use crate::trust::TrustStore;
@@ -360,6 +361,7 @@ impl World {
             spool: Spool::open(&dir.join("spool")).unwrap(),
             bundles: BundleStore::open(&dir.join("bundles")).unwrap(),
             networks: networks(dir),
+            pod_networks: PodNetworks::new(NetworkConfig::default(), runtime()),
             scratch: scratch(dir),
             images: Arc::clone(&self.images),
             records: Arc::clone(&self.records) as Arc<dyn Records>,

@@ -127,7 +127,11 @@ fn on_started(agent: &Agent, id: &LeaseId, pid: u32) {
     let recorded = agent.ledger.get(id).map(|entry| {
         let running = claims::is_sandbox(&entry.claims).then(|| Running::look(pid)).transpose();
         // One that has ended already is entered by nobody.
-        agent.started(&entry, running.unwrap_or_default())
+        let running = running.unwrap_or_default();
+        if let Some(running) = &running {
+            claims::guard_pod(agent, &entry.claims, running);
+        }
+        agent.started(&entry, running)
     });
     if let Some(Err(refusal)) = recorded {
         tracing::error!(lease = %id, %refusal, "a start could not be recorded");
@@ -271,7 +275,10 @@ fn joined(
         return agent.networks.namespace(&claims.lease_id);
     }
     if claims::is_sandbox(claims) {
-        return sandbox::open_netns(&claims::netns_path(&admit.config_json)?);
+        let namespace = sandbox::open_netns(&claims::netns_path(&admit.config_json)?)?;
+        // In force before anybody is in it.
+        agent.pod_networks.guard(&claims.lease_id, &namespace)?;
+        return Ok(namespace);
     }
     let running = claims::sandbox_of(agent, claims).and_then(|entry| entry.running);
     running.ok_or_else(|| Refusal::new(RefusalCode::PodSandboxMissing))?.open(kind)

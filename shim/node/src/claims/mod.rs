@@ -22,7 +22,8 @@ pub mod sandbox;
 use std::time::Duration;
 
 use nimbus_api::id::{ContainerKey, LeaseId};
-use nimbus_api::lease::{LEASE_ANNOTATION, LeaseClaims, LeaseToken};
+use nimbus_api::lease::{LEASE_ANNOTATION, LeaseClaims, LeaseToken, LeasedEgress};
+use nimbus_api::plan::JoinedNamespace;
 use nimbus_api::policy::{CRI_NAMESPACE, Policy};
 use nimbus_api::proto::admit::v1::Admit;
 use nimbus_api::proto::control::v1::{Image, Resources};
@@ -36,6 +37,7 @@ use crate::agent::{Agent, PLATFORM};
 use crate::image::Stop;
 use crate::ledger::{End, Entry, Stage};
 use record::{Annotations, Record};
+use sandbox::Running;
 
 /// How long a container waits for the start of its sandbox to be on record: the receipt of it is signed
 /// and written meanwhile.
@@ -224,6 +226,27 @@ fn in_record(entry: Entry) -> Option<SandboxRecord> {
         network: entry.claims.egress,
         pid: running.pid,
     })
+}
+
+/// At the agent's start: the rules of pods that run are put in force again, whatever is left of them.
+pub fn guard_pods(agent: &Agent) {
+    for entry in agent.ledger.all() {
+        if let Some(running) = entry.running.filter(|_| entry.is_live()) {
+            guard_pod(agent, &entry.claims, &running);
+        }
+    }
+}
+
+/// Puts the rules of a sandbox that runs in force, unless this process has done so already.
+pub fn guard_pod(agent: &Agent, claims: &LeaseClaims, running: &Running) {
+    let id = &claims.lease_id;
+    if claims.egress != LeasedEgress::Pod || agent.pod_networks.knows(id) {
+        return;
+    }
+    let opened = running.open(JoinedNamespace::Network);
+    if let Err(refusal) = opened.and_then(|open| agent.pod_networks.guard(id, &open)) {
+        tracing::error!(lease = %id, %refusal, "the rules of a running pod are not in force");
+    }
 }
 
 /// Where the specification of a sandbox says that its network namespace is.

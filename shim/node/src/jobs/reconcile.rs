@@ -45,6 +45,7 @@ pub fn settle(agent: &Agent) -> Result<(), Refusal> {
         }
     }
     agent.networks.settle(|id| is_over(agent, id));
+    claims::guard_pods(agent);
     Ok(())
 }
 
@@ -86,6 +87,11 @@ async fn look_at_claimed(jobs: &Arc<Jobs>, missing: &mut HashSet<LeaseId>) {
         }
     }
     *missing = now_missing;
+    let jobs = Arc::clone(jobs);
+    let keep = move || jobs.agent.pod_networks.keep(|id| !is_over(&jobs.agent, id));
+    if let Err(error) = tokio::task::spawn_blocking(keep).await {
+        tracing::error!(%error, "looking for rules of pods that are over broke off");
+    }
 }
 
 async fn look(jobs: &Arc<Jobs>, listed: &[Listed], strangers: &mut HashSet<String>, first: bool) {
@@ -185,7 +191,11 @@ pub async fn watch_networks(jobs: Arc<Jobs>) {
     loop {
         tokio::time::sleep(Duration::from_secs(network::WATCH_SECONDS)).await;
         let agent = Arc::clone(&jobs.agent);
-        if let Err(error) = tokio::task::spawn_blocking(move || agent.networks.watch()).await {
+        let watch = move || {
+            agent.networks.watch();
+            agent.pod_networks.watch();
+        };
+        if let Err(error) = tokio::task::spawn_blocking(watch).await {
             tracing::error!(%error, "looking at the rules broke off");
         }
     }

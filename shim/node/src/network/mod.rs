@@ -14,6 +14,7 @@
 //! host's forwarding, which is the administrator's.
 
 pub mod plugin;
+pub mod pods;
 pub mod record;
 pub mod rules;
 
