@@ -8,10 +8,11 @@
 
 use nimbus_api::lease::{GpuMode, VerifiedLease};
 use nimbus_api::plan::{ExecClause, PLAN_BYTES_MAX, PLAN_VERSION, Plan};
-use nimbus_api::plan::{JoinedNamespace, PlanImage, PlanLease, PlanSeccomp, RootfsRecipe};
+use nimbus_api::plan::{PlanImage, PlanLease, PlanSeccomp, RootfsRecipe};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
 use crate::facts::{Facts, MeasuredImage};
+use crate::spec::Bounds;
 use crate::{claim, egress, image, lease, policy, project, seccomp, spec, task};
 
 /// Decides about one `Task.Create`. The same facts give the same plan.
@@ -20,7 +21,13 @@ pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
     let lease = authority.lease;
     let place = claim::check(facts, &lease.claims)?;
     task::check(&facts.task, &facts.node, &facts.container)?;
-    let judged = spec::judge(&facts.task.config_json, &facts.container, &lease.claims)?;
+    let bounds = Bounds {
+        container: &facts.container,
+        claims: &lease.claims,
+        place,
+        roots: &facts.node.pod_roots,
+    };
+    let judged = spec::judge(&facts.task.config_json, &bounds)?;
     if facts.task.terminal != judged.terminal.is_some() {
         let asks = |yes| if yes { "asks for one" } else { "asks for none" };
         let (client, specification) = (asks(facts.task.terminal), asks(judged.terminal.is_some()));
@@ -55,12 +62,8 @@ pub fn admit(facts: &Facts) -> Result<Plan, Refusal> {
         devices: project::devices(),
         resources: lease.claims.resources,
         egress: lease.claims.egress.clone(),
-        binds: Vec::new(),
-        joins: if lease.claims.egress.is_made() {
-            vec![JoinedNamespace::Network]
-        } else {
-            Vec::new()
-        },
+        binds: judged.binds,
+        joins: judged.joins,
         pod: place.pod().cloned(),
         exec: ExecClause { capabilities: judged.capabilities },
         deadline: authority.deadline,

@@ -22,11 +22,16 @@ const UMASK_DEFAULT: u32 = 0o022;
 pub fn exec(plan: &Plan, process_json: &[u8], terminal: bool) -> Result<ExecProcess, Refusal> {
     let given: raw::Process = parse(process_json)?;
     // Nobody reads the list: a receipt is of a start. What is weaker is set all the same.
-    let judged = process::judge(&given, &plan.exec.capabilities, &mut Tightened::default())?;
+    let judged = process::judge(
+        &given,
+        &plan.exec.capabilities,
+        plan.pod.is_some(),
+        &mut Tightened::default(),
+    )?;
     let number = |pointer: &str| plan.spec.pointer(pointer).and_then(Value::as_i64);
     let oom_score_adj = number("/process/oomScoreAdj").unwrap_or(0);
     let umask = number("/process/user/umask").and_then(|umask| u32::try_from(umask).ok());
-    let identity = process::identity(&given);
+    let identity = process::identity(&given, &[]);
     Ok(ExecProcess {
         args: identity.args,
         env: identity.env,

@@ -6,7 +6,8 @@ use nimbus_api::id::ContainerKey;
 use nimbus_api::lease::LeaseClaims;
 use serde_json::Value;
 
-use crate::facts::{NodeFacts, TaskFacts};
+use crate::claim::Place;
+use crate::facts::{NodeFacts, PodRoots, TaskFacts};
 use crate::{project, spec, task};
 
 /// What a specification is reduced to under these claims, whose process is made to be its own.
@@ -17,7 +18,9 @@ pub fn spec(
 ) -> Result<Value, Refusal> {
     let mut claims = claims.clone();
     claims.process_sha256 = spec::process_identity(config_json)?.digest();
-    let judged = spec::judge(config_json, container, &claims)?;
+    let roots = PodRoots::default();
+    let bounds = spec::Bounds { container, claims: &claims, place: Place::Alone, roots: &roots };
+    let judged = spec::judge(config_json, &bounds)?;
     Ok(project::spec(&judged, &claims.resources))
 }
 

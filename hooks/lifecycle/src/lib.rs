@@ -37,7 +37,7 @@ pub use decide::admit;
 pub use exec::exec;
 pub use lease::plausible;
 pub use policy::may_fetch;
-pub use spec::process_identity;
+pub use spec::{network_path, process_identity};
 pub use update::update;
 
 /// How far the wall clock may be behind the highest `iat` seen, seconds (rule 1). The same

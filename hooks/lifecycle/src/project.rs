@@ -6,11 +6,11 @@
 pub(crate) mod masks;
 
 use nimbus_api::lease::LeasedResources;
-use nimbus_api::plan::{DeviceKind, DeviceRule};
+use nimbus_api::plan::{DeviceKind, DeviceRule, JoinedNamespace};
 use nimbus_api::runtime::TerminalSize;
 use serde_json::{Map, Value, json};
 
-use crate::spec::{Judged, STANDARD_MOUNTS};
+use crate::spec::{Judged, StandardMount};
 
 /// The version of the specification that the projection is written in.
 const OCI_VERSION: &str = "1.0.2";
@@ -28,14 +28,13 @@ const PTS_MAJOR: u32 = 136;
 
 /// The specification of a plan.
 pub(crate) fn spec(judged: &Judged, resources: &LeasedResources) -> Value {
-    json!({
+    let mut spec = json!({
         "ociVersion": OCI_VERSION,
         "process": process(judged),
         "root": { "path": "rootfs", "readonly": judged.read_only },
-        "hostname": judged.hostname,
-        "mounts": mounts(),
+        "mounts": mounts(&judged.mounts),
         "linux": {
-            "namespaces": namespaces(),
+            "namespaces": namespaces(&judged.joins),
             "sysctl": judged.sysctl,
             "cgroupsPath": judged.cgroups_path,
             "resources": limits(resources),
@@ -43,7 +42,11 @@ pub(crate) fn spec(judged: &Judged, resources: &LeasedResources) -> Value {
             "readonlyPaths": union(&masks::READ_ONLY, &judged.readonly_paths),
             "rootfsPropagation": "private",
         },
-    })
+    });
+    if let (Some(name), Some(spec)) = (&judged.hostname, spec.as_object_mut()) {
+        spec.insert("hostname".to_owned(), name.clone().into());
+    }
+    spec
 }
 
 fn process(judged: &Judged) -> Value {
@@ -89,8 +92,8 @@ fn process(judged: &Judged) -> Value {
     process.into()
 }
 
-fn mounts() -> Value {
-    STANDARD_MOUNTS
+fn mounts(standard: &[&StandardMount]) -> Value {
+    standard
         .iter()
         .map(|mount| {
             json!({
@@ -103,9 +106,19 @@ fn mounts() -> Value {
         .collect()
 }
 
-fn namespaces() -> Value {
+/// The new ones: a namespace that is joined comes as a descriptor.
+fn namespaces(joins: &[JoinedNamespace]) -> Value {
+    let joined = |kind: &str| {
+        joins.iter().any(|join| match join {
+            JoinedNamespace::Network => kind == "network",
+            JoinedNamespace::Ipc => kind == "ipc",
+            JoinedNamespace::Uts => kind == "uts",
+            JoinedNamespace::Pid => kind == "pid",
+        })
+    };
     ["pid", "network", "mount", "ipc", "uts", "cgroup"]
         .iter()
+        .filter(|kind| !joined(kind))
         .map(|kind| json!({ "type": kind }))
         .collect()
 }

@@ -4,8 +4,11 @@
 //! than it should be is set, and noted in [`Judged::tightened`]. Nothing of the input reaches the
 //! projection but what is in [`Judged`].
 
+mod binds;
 mod linux;
 mod mounts;
+mod namespaces;
+mod pod;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod resources;
@@ -14,6 +17,7 @@ use std::collections::BTreeMap;
 
 use nimbus_api::id::ContainerKey;
 use nimbus_api::lease::LeaseClaims;
+use nimbus_api::plan::{JoinedNamespace, PlanBind};
 use nimbus_api::process::ProcessIdentity;
 use nimbus_api::runtime::{OpenFiles, TerminalSize};
 use nimbus_api::strict_json::{self, Limits, StrictJsonError};
@@ -21,12 +25,23 @@ use nimbus_api::{Refusal, RefusalCode};
 use serde::de::DeserializeOwned;
 
 use crate::CONFIG_BYTES_MAX;
-pub(crate) use mounts::STANDARD_MOUNTS;
+use crate::claim::Place;
+use crate::facts::PodRoots;
+pub(crate) use mounts::StandardMount;
 
 /// Prefix of annotations by which other runtimes are told to inject devices.
 const CDI_PREFIX: &str = "cdi.k8s.io/";
 /// Longest host name that the kernel takes.
 const HOSTNAME_BYTES_MAX: usize = 64;
+
+/// What a specification is judged by.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds<'a> {
+    pub(crate) container: &'a ContainerKey,
+    pub(crate) claims: &'a LeaseClaims,
+    pub(crate) place: Place<'a>,
+    pub(crate) roots: &'a PodRoots,
+}
 
 /// What a specification has been reduced to. Every field has been judged.
 #[derive(Debug)]
@@ -40,7 +55,14 @@ pub(crate) struct Judged {
     pub(crate) capabilities: Vec<String>,
     pub(crate) oom_score_adj: i64,
     pub(crate) read_only: bool,
-    pub(crate) hostname: String,
+    /// None in a uts namespace that is joined.
+    pub(crate) hostname: Option<String>,
+    /// File systems.
+    pub(crate) mounts: Vec<&'static StandardMount>,
+    /// In order.
+    pub(crate) binds: Vec<PlanBind>,
+    /// In the order of a plan.
+    pub(crate) joins: Vec<JoinedNamespace>,
     pub(crate) sysctl: BTreeMap<String, String>,
     pub(crate) cgroups_path: String,
     /// Beyond our own.
@@ -68,19 +90,24 @@ impl Tightened {
     }
 }
 
-/// argv, environment, directory and user that a `config.json` asks for, as leases name them.
+/// argv, environment, directory, user and binds that a `config.json` asks for, as leases name them.
 /// Reads strictly, judges nothing.
 pub fn process_identity(config_json: &[u8]) -> Result<ProcessIdentity, Refusal> {
     let spec: raw::Spec = parse(config_json)?;
     let process = spec.process.ok_or_else(|| malformed("process is missing"))?;
-    Ok(process::identity(&process))
+    Ok(process::identity(&process, &spec.mounts))
 }
 
-pub(crate) fn judge(
-    config_json: &[u8],
-    container: &ContainerKey,
-    claims: &LeaseClaims,
-) -> Result<Judged, Refusal> {
+/// The path of the network namespace that a `config.json` names, if it names one: what a sandbox joins
+/// when its plan says that it joins one. Reads strictly, judges nothing.
+pub fn network_path(config_json: &[u8]) -> Result<Option<String>, Refusal> {
+    let spec: raw::Spec = parse(config_json)?;
+    let linux = spec.linux.ok_or_else(|| malformed("linux is missing"))?;
+    Ok(namespaces::network_path(&linux.namespaces).map(str::to_owned))
+}
+
+pub(crate) fn judge(config_json: &[u8], bounds: &Bounds<'_>) -> Result<Judged, Refusal> {
+    let claims = bounds.claims;
     let spec: raw::Spec = parse(config_json)?;
     if !spec.oci_version.starts_with("1.") {
         return Err(malformed(&format!("ociVersion {:?}", spec.oci_version)));
@@ -91,20 +118,28 @@ pub(crate) fn judge(
     if let Some(name) = spec.annotations.keys().find(|name| name.starts_with(CDI_PREFIX)) {
         return Err(Refusal::with(RefusalCode::DeviceNotLeased, format!("annotation {name:?}")));
     }
+    pod::check(&spec.annotations, bounds)?;
     let process = spec.process.ok_or_else(|| malformed("process is missing"))?;
     let root = spec.root.ok_or_else(|| malformed("root is missing"))?;
     let linux = spec.linux.ok_or_else(|| malformed("linux is missing"))?;
     check_root(&root.path)?;
 
     let mut tightened = Tightened::default();
-    let kernel = linux::judge(&linux, container, &mut tightened)?;
-    mounts::judge(&spec.mounts, &mut tightened)?;
+    let kernel = linux::judge(&linux, bounds, &mut tightened)?;
+    let mounted = mounts::judge(&spec.mounts, bounds, &mut tightened)?;
     resources::judge(linux.resources.as_ref(), &claims.resources, &mut tightened)?;
-    let task = process::judge(&process, &claims.capabilities, &mut tightened)?;
-    let hostname = hostname(spec.hostname.as_deref(), container, &mut tightened)?;
+    let in_pod = bounds.place.pod().is_some();
+    let task = process::judge(&process, &claims.capabilities, in_pod, &mut tightened)?;
+    let hostname = if kernel.joins.contains(&JoinedNamespace::Uts) {
+        tightened
+            .note_if(spec.hostname.is_some_and(|name| !name.is_empty()), "hostname: the pod's");
+        None
+    } else {
+        Some(hostname(spec.hostname.as_deref(), bounds.container, &mut tightened)?)
+    };
     tightened.note_if(spec.domainname.is_some(), "domainname: not set");
 
-    let identity = process::identity(&process);
+    let identity = process::identity(&process, &spec.mounts);
     if identity.digest() != claims.process_sha256 {
         return Err(RefusalCode::LeaseWrongProcess.into());
     }
@@ -117,6 +152,9 @@ pub(crate) fn judge(
         oom_score_adj: process.oom_score_adj.unwrap_or(0).max(0),
         read_only: root.readonly,
         hostname,
+        mounts: mounted.standard,
+        binds: mounted.binds,
+        joins: kernel.joins,
         sysctl: linux.sysctl,
         cgroups_path: kernel.cgroups_path,
         masked_paths: linux.masked_paths,

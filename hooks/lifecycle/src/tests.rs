@@ -3,6 +3,8 @@
 mod exec_table;
 mod facts_table;
 mod fixtures;
+mod pods;
+mod pods_table;
 mod properties;
 mod spec_table;
 mod update_table;

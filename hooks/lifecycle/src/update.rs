@@ -25,7 +25,11 @@ pub fn update(plan: &Plan, resources_json: &[u8]) -> Result<Value, Refusal> {
     resources::judge(Some(&given), &plan.resources, &mut Tightened::default())?;
     let unsupported = [
         ("blockIO", given.block_io.is_some()),
-        ("hugepageLimits", given.hugepage_limits.is_some_and(|limits| limits != json!([]))),
+        // The CRI plugin repeats all that it said at Create, where they were not applied either.
+        (
+            "hugepageLimits",
+            plan.pod.is_none() && given.hugepage_limits.is_some_and(|limits| limits != json!([])),
+        ),
     ];
     if let Some((name, _)) = unsupported.into_iter().find(|(_, present)| *present) {
         return Err(Refusal::with(RefusalCode::SpecResourcesForbidden, name));

@@ -1,30 +1,29 @@
-//! `linux`: namespaces, propagation, devices, filter, kernel parameters, masks.
+//! `linux`: propagation, devices, filter, kernel parameters, masks.
 
 use nimbus_api::id::ContainerKey;
+use nimbus_api::plan::JoinedNamespace;
 use nimbus_api::{Refusal, RefusalCode};
 
-use super::raw::{Linux, Namespace, NamespaceKind, Seccomp};
-use super::{Tightened, is_clean, malformed};
+use super::raw::{Linux, Seccomp};
+use super::{Bounds, Tightened, is_clean, malformed, namespaces};
 use crate::project::masks;
 
-/// A list without these shares the host's.
-const REQUIRED: [(NamespaceKind, &str); 5] = [
-    (NamespaceKind::Pid, "pid"),
-    (NamespaceKind::Network, "network"),
-    (NamespaceKind::Mount, "mount"),
-    (NamespaceKind::Ipc, "ipc"),
-    (NamespaceKind::Uts, "uts"),
-];
 /// Kernel parameters of a namespace of the job's own that nothing outside can feel: kubelet's safe
 /// set.
-const SYSCTLS: [&str; 6] = [
+const SYSCTLS: [&str; 10] = [
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
+    RESERVED_PORTS,
     "net.ipv4.ip_unprivileged_port_start",
     "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
     "net.ipv4.tcp_keepalive_time",
     "net.ipv4.tcp_syncookies",
 ];
+/// The one whose value is a list of ranges.
+const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 /// Longest value of one.
 const SYSCTL_BYTES_MAX: usize = 32;
 /// Most masked or read-only paths that a specification may add.
@@ -34,15 +33,16 @@ const PATHS_MAX: usize = 64;
 #[derive(Debug)]
 pub(super) struct Kernel {
     pub(super) cgroups_path: String,
+    pub(super) joins: Vec<JoinedNamespace>,
 }
 
 pub(super) fn judge(
     linux: &Linux,
-    container: &ContainerKey,
+    bounds: &Bounds<'_>,
     tightened: &mut Tightened,
 ) -> Result<Kernel, Refusal> {
     check_privileges(linux)?;
-    check_namespaces(&linux.namespaces, tightened)?;
+    let joins = namespaces::judge(&linux.namespaces, bounds, tightened)?;
     match linux.rootfs_propagation.as_deref() {
         None | Some("" | "private" | "rprivate" | "unbindable" | "runbindable") => {}
         Some(other) => {
@@ -60,8 +60,8 @@ pub(super) fn judge(
     check_paths("linux.readonlyPaths", &linux.readonly_paths, &masks::READ_ONLY, tightened)?;
     let labelled = linux.mount_label.as_ref().is_some_and(|label| !label.is_empty());
     tightened.note_if(labelled, "linux.mountLabel: not applied, the lease's containment is");
-    let cgroups_path = cgroups_path(linux.cgroups_path.as_deref(), container, tightened)?;
-    Ok(Kernel { cgroups_path })
+    let cgroups_path = cgroups_path(linux.cgroups_path.as_deref(), bounds.container, tightened)?;
+    Ok(Kernel { cgroups_path, joins })
 }
 
 fn check_privileges(linux: &Linux) -> Result<(), Refusal> {
@@ -78,30 +78,6 @@ fn check_privileges(linux: &Linux) -> Result<(), Refusal> {
         Some((name, _)) => Err(Refusal::with(RefusalCode::SpecPrivilegeForbidden, name)),
         None => Ok(()),
     }
-}
-
-fn check_namespaces(given: &[Namespace], tightened: &mut Tightened) -> Result<(), Refusal> {
-    let refuse = |found: String| Err(Refusal::with(RefusalCode::SpecHostNamespace, found));
-    let mut seen: Vec<NamespaceKind> = Vec::new();
-    for namespace in given {
-        if let Some(path) = namespace.path.as_deref().filter(|path| !path.is_empty()) {
-            return refuse(format!("{:?} namespace is to be joined at {path:?}", namespace.kind));
-        }
-        if seen.contains(&namespace.kind) {
-            return Err(malformed(&format!("{:?} namespace is there twice", namespace.kind)));
-        }
-        // Made by us where it can be, never with a client's mapping or offsets.
-        if matches!(namespace.kind, NamespaceKind::User | NamespaceKind::Time) {
-            let found = format!("a {:?} namespace", namespace.kind);
-            return Err(Refusal::with(RefusalCode::SpecPrivilegeForbidden, found));
-        }
-        seen.push(namespace.kind);
-    }
-    if let Some((_, name)) = REQUIRED.iter().find(|(kind, _)| !seen.contains(kind)) {
-        return refuse(format!("no {name} namespace of its own"));
-    }
-    tightened.note_if(!seen.contains(&NamespaceKind::Cgroup), "linux.namespaces: cgroup");
-    Ok(())
 }
 
 /// Any filter is replaced by the lease's. A listener, or a filter that filters nothing, is a wish
@@ -134,7 +110,10 @@ fn check_seccomp(given: Option<&Seccomp>, tightened: &mut Tightened) -> Result<(
 
 fn check_sysctls(linux: &Linux) -> Result<(), Refusal> {
     for (name, value) in &linux.sysctl {
-        let plain = |b: u8| b.is_ascii_digit() || matches!(b, b' ' | b'\t');
+        let ranges = name == RESERVED_PORTS;
+        let plain = |b: u8| {
+            b.is_ascii_digit() || matches!(b, b' ' | b'\t') || (ranges && matches!(b, b',' | b'-'))
+        };
         let valued =
             !value.is_empty() && value.len() <= SYSCTL_BYTES_MAX && value.bytes().all(plain);
         if !SYSCTLS.contains(&name.as_str()) || !valued {

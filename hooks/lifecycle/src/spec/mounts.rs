@@ -1,9 +1,11 @@
-//! Mounts: the given ones are only judged; those of the projection are [`STANDARD_MOUNTS`].
+//! Mounts: the given file systems are only judged; those of the projection are of [`STANDARD_MOUNTS`].
+//! Binds ([`super::binds`]) are kept beside the projection.
 
+use nimbus_api::plan::{BINDS_MAX, PlanBind};
 use nimbus_api::{Refusal, RefusalCode};
 
-use super::Tightened;
 use super::raw::Mount;
+use super::{Bounds, Tightened, binds};
 
 /// One mount that every job has.
 #[derive(Debug)]
@@ -64,6 +66,8 @@ pub(crate) const STANDARD_MOUNTS: [StandardMount; 7] = [
 /// Given by kubelet, allowed, not projected.
 const CGROUP: (&str, [&str; 2]) = ("/sys/fs/cgroup", ["cgroup", "cgroup2"]);
 
+/// What containerd copies of the host's where there is no cgroup namespace.
+const CGROUP_OPTIONS: [&str; 2] = ["nsdelegate", "memory_recursiveprot"];
 /// Options that tighten or say nothing. `rw` is judged by place.
 const PLAIN_OPTIONS: [&str; 15] = [
     "nosuid",
@@ -87,35 +91,77 @@ const VALUE_OPTIONS: [&str; 7] =
     ["mode", "size", "gid", "uid", "ptmxmode", "nr_inodes", "nr_blocks"];
 const PROPAGATING: [&str; 4] = ["shared", "rshared", "slave", "rslave"];
 
-pub(super) fn judge(mounts: &[Mount], tightened: &mut Tightened) -> Result<(), Refusal> {
+/// Standard mounts that something else may stand in the place of, in a pod.
+const REPLACEABLE: [&str; 2] = [SHARED_MEMORY, RUN];
+const SHARED_MEMORY: &str = "/dev/shm";
+/// The CRI plugin leaves it out: an image's own `/run` is to be seen.
+const RUN: &str = "/run";
+
+/// What of the mounts is kept.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    pub(super) standard: Vec<&'static StandardMount>,
+    /// In the order that they were given in.
+    pub(super) binds: Vec<PlanBind>,
+}
+
+pub(super) fn judge(
+    mounts: &[Mount],
+    bounds: &Bounds<'_>,
+    tightened: &mut Tightened,
+) -> Result<Mounted, Refusal> {
     let mut seen: Vec<&str> = Vec::new();
+    let mut binds: Vec<PlanBind> = Vec::new();
     for mount in mounts {
+        check_all(mount)?;
+        let bound = |at: &str| binds.iter().any(|bind| bind.destination == at);
+        if binds::is_bind(mount) {
+            let bind = binds::judge(mount, bounds.place, bounds.roots, tightened)?;
+            let in_place = REPLACEABLE.contains(&bind.destination.as_str());
+            let taken = seen.contains(&bind.destination.as_str()) && !in_place;
+            if taken || bound(&bind.destination) {
+                return Err(forbidden(mount, "it is there twice"));
+            }
+            binds.push(bind);
+            continue;
+        }
         judge_one(mount)?;
-        if seen.contains(&mount.destination.as_str()) {
+        if seen.contains(&mount.destination.as_str()) || bound(&mount.destination) {
             return Err(forbidden(mount, "it is there twice"));
         }
         seen.push(&mount.destination);
     }
-    for standard in &STANDARD_MOUNTS {
-        let given = seen.contains(&standard.destination);
-        tightened.note_if(!given, &format!("mounts: {}", standard.destination));
+    if binds.len() > BINDS_MAX {
+        let found = format!("{} binds, at most {BINDS_MAX} are made", binds.len());
+        return Err(Refusal::with(RefusalCode::SpecTooLarge, found));
+    }
+    let pod = bounds.place.pod().is_some();
+    let kept = |standard: &&StandardMount| {
+        let at = standard.destination;
+        let replaced = binds.iter().any(|bind| bind.destination == at);
+        !replaced && (!pod || at != RUN || seen.contains(&at))
+    };
+    let standard: Vec<_> = STANDARD_MOUNTS.iter().filter(kept).collect();
+    for one in &standard {
+        let given = seen.contains(&one.destination);
+        tightened.note_if(!given, &format!("mounts: {}", one.destination));
+    }
+    Ok(Mounted { standard, binds })
+}
+
+/// What no mount may be.
+fn check_all(mount: &Mount) -> Result<(), Refusal> {
+    if mount.options.iter().any(|option| PROPAGATING.contains(&option.as_str())) {
+        let found = format!("mount {:?}", mount.destination);
+        return Err(Refusal::with(RefusalCode::SpecPropagationForbidden, found));
+    }
+    if mount.uid_mappings.is_some() || mount.gid_mappings.is_some() {
+        return Err(forbidden(mount, "it maps ids"));
     }
     Ok(())
 }
 
 fn judge_one(mount: &Mount) -> Result<(), Refusal> {
-    let has = |names: &[&str]| mount.options.iter().any(|option| names.contains(&option.as_str()));
-    if has(&PROPAGATING) {
-        let found = format!("mount {:?}", mount.destination);
-        return Err(Refusal::with(RefusalCode::SpecPropagationForbidden, found));
-    }
-    if mount.kind == "bind" || has(&["bind", "rbind"]) {
-        let found = format!("at {:?}", mount.destination);
-        return Err(Refusal::with(RefusalCode::SpecBindForbidden, found));
-    }
-    if mount.uid_mappings.is_some() || mount.gid_mappings.is_some() {
-        return Err(forbidden(mount, "it maps ids"));
-    }
     let standard = STANDARD_MOUNTS
         .iter()
         .any(|known| known.destination == mount.destination && known.kind == mount.kind);
@@ -127,6 +173,7 @@ fn judge_one(mount: &Mount) -> Result<(), Refusal> {
     for option in &mount.options {
         let known = PLAIN_OPTIONS.contains(&option.as_str())
             || (option == "rw" && !in_sys)
+            || (cgroup && CGROUP_OPTIONS.contains(&option.as_str()))
             || option.split_once('=').is_some_and(|(name, _)| VALUE_OPTIONS.contains(&name));
         if !known {
             return Err(forbidden(mount, &format!("with option {option:?}")));
@@ -135,7 +182,7 @@ fn judge_one(mount: &Mount) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn forbidden(mount: &Mount, why: &str) -> Refusal {
+pub(super) fn forbidden(mount: &Mount, why: &str) -> Refusal {
     let found = format!("at {:?}, {why}", mount.destination);
     Refusal::with(RefusalCode::SpecMountForbidden, found)
 }

@@ -1,11 +1,11 @@
 //! The process: user, command, capabilities, limits.
 
-use nimbus_api::process::ProcessIdentity;
+use nimbus_api::process::{BindIdentity, ProcessIdentity};
 use nimbus_api::runtime::{OpenFiles, TerminalSize};
 use nimbus_api::{Refusal, RefusalCode};
 
-use super::raw::{Capabilities, ConsoleSize, Process, Rlimit};
-use super::{Tightened, malformed};
+use super::raw::{Capabilities, ConsoleSize, Mount, Process, Rlimit};
+use super::{Tightened, binds, malformed};
 use crate::DEFAULT_CAPABILITIES;
 
 /// First id that is out of range: above it, ids turn negative somewhere (CVE-2024-40635).
@@ -26,7 +26,12 @@ pub(crate) struct Task {
     pub(crate) nofile: OpenFiles,
 }
 
-pub(crate) fn identity(process: &Process) -> ProcessIdentity {
+pub(crate) fn identity(process: &Process, mounts: &[Mount]) -> ProcessIdentity {
+    let bind = |mount: &Mount| BindIdentity {
+        source: mount.source.clone(),
+        destination: mount.destination.clone(),
+        writable: !binds::is_read_only(mount),
+    };
     ProcessIdentity {
         args: process.args.clone(),
         env: process.env.clone(),
@@ -34,7 +39,7 @@ pub(crate) fn identity(process: &Process) -> ProcessIdentity {
         uid: process.user.uid,
         gid: process.user.gid,
         additional_gids: process.user.additional_gids.clone(),
-        binds: Vec::new(),
+        binds: mounts.iter().filter(|mount| binds::is_bind(mount)).map(bind).collect(),
     }
 }
 
@@ -52,30 +57,36 @@ pub(crate) fn size(given: Option<ConsoleSize>) -> TerminalSize {
     known.unwrap_or_default()
 }
 
-/// Judges a process, the container's first or one more, by the capabilities that it may have.
+/// Judges a process, the container's first or one more, by the capabilities that it may have and by
+/// whether it is in a pod.
 pub(crate) fn judge(
     process: &Process,
     leased: &[String],
+    in_pod: bool,
     tightened: &mut Tightened,
 ) -> Result<Task, Refusal> {
-    check_privileges(process)?;
+    check_privileges(process, in_pod)?;
     check_user(process)?;
     check_command(process)?;
     tightened.note_if(process.no_new_privileges != Some(true), "process.noNewPrivileges: true");
     let labels = [&process.apparmor_profile, &process.selinux_label];
     let labelled = labels.iter().any(|label| label.as_ref().is_some_and(|text| !text.is_empty()));
     tightened.note_if(labelled, "process security label: not applied, the lease's containment is");
-    tightened.note_if(process.oom_score_adj.is_none(), "process.oomScoreAdj: 0");
+    let spared = process.oom_score_adj.is_none_or(|adjust| adjust < 0);
+    tightened.note_if(spared, "process.oomScoreAdj: 0");
     let capabilities = capabilities(process.capabilities.as_ref(), leased, tightened)?;
     Ok(Task { capabilities, nofile: nofile(&process.rlimits, tightened)? })
 }
 
-fn check_privileges(process: &Process) -> Result<(), Refusal> {
+/// In a pod an `oomScoreAdj` below 0 is no wish of the tenant's: kubelet gives every guaranteed pod -997,
+/// and the CRI plugin every sandbox -998. Refusing it would refuse those pods whole, so it is cut to 0.
+fn check_privileges(process: &Process, in_pod: bool) -> Result<(), Refusal> {
+    let spared = process.oom_score_adj.is_some_and(|adjust| adjust < 0);
     let present = [
         ("process.scheduler", process.scheduler.is_some()),
         ("process.ioPriority", process.io_priority.is_some()),
         ("process.execCPUAffinity", process.exec_cpu_affinity.is_some()),
-        ("process.oomScoreAdj below 0", process.oom_score_adj.is_some_and(|adjust| adjust < 0)),
+        ("process.oomScoreAdj below 0", spared && !in_pod),
     ];
     for (name, present) in present {
         if present {

@@ -108,9 +108,9 @@ pub(crate) struct Mount {
     pub(crate) destination: String,
     #[serde(rename = "type", default)]
     pub(crate) kind: String,
-    /// Never used: the projected mounts have sources of their own.
-    #[serde(rename = "source", default)]
-    pub(crate) _source: String,
+    /// Only a bind's says anything: the projected file systems have sources of their own.
+    #[serde(default)]
+    pub(crate) source: String,
     #[serde(default)]
     pub(crate) options: Vec<String>,
     pub(crate) uid_mappings: Option<Value>,

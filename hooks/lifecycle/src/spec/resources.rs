@@ -21,6 +21,11 @@ const DEFAULT_NODES: [(i64, Option<i64>); 9] = [
     (136, None),  // pts
 ];
 
+/// Control files of the unified hierarchy that kubelet sets, with the values that give nothing: no swap,
+/// and whether an OOM kill takes one process or all.
+const UNIFIED: [(&str, &[&str]); 2] =
+    [("memory.oom.group", &["0", "1"]), ("memory.swap.max", &["0"])];
+
 /// Refuses what is more than leased.
 pub(crate) fn judge(
     given: Option<&Resources>,
@@ -45,10 +50,16 @@ pub(crate) fn judge(
     tightened
         .note_if(pids <= 0 || below(pids, leased.pids.into()), "linux.resources.pids: the lease's");
     // Raw control files and fabrics that no lease names.
-    let unified = given.unified.as_ref().is_some_and(|files| !files.is_empty());
-    for (name, present) in
-        [("unified", unified), ("rdma", given.rdma.is_some()), ("network", given.network.is_some())]
-    {
+    let files = given.unified.iter().flatten();
+    let harmless = |file: &str, value: &str| {
+        UNIFIED.iter().any(|(known, values)| *known == file && values.contains(&value))
+    };
+    if let Some((file, value)) = files.clone().find(|(file, value)| !harmless(file, value)) {
+        let found = format!("unified {file:?} is {value:?}");
+        return Err(Refusal::with(RefusalCode::SpecResourcesForbidden, found));
+    }
+    tightened.note_if(files.count() > 0, "linux.resources.unified: not applied, the lease's");
+    for (name, present) in [("rdma", given.rdma.is_some()), ("network", given.network.is_some())] {
         if present {
             return Err(Refusal::with(RefusalCode::SpecResourcesForbidden, name));
         }

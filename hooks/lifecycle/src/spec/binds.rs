@@ -1,0 +1,149 @@
+//! Binds: what of the host a container of a pod may see. Nobody else may see anything.
+//!
+//! A source is one that kubelet or the CRI plugin made for this very pod, by its exact place: the
+//! sandbox's files, and the volumes that kubelet fills by itself. A volume that names a path of the host
+//! (`hostPath`, and `subPath` of whatever volume, which looks the same) has no such place. That a source
+//! is no link to elsewhere is seen to by the agent, which opens it.
+
+use nimbus_api::lease::LeasedPod;
+use nimbus_api::plan::PlanBind;
+use nimbus_api::{Refusal, RefusalCode};
+
+use super::raw::Mount;
+use super::{Tightened, is_clean, mounts};
+use crate::claim::Place;
+use crate::facts::PodRoots;
+use crate::project;
+
+/// In the CRI plugin's state directory of a sandbox.
+const CRI_STATE: [&str; 1] = ["shm"];
+/// In the CRI plugin's root directory of a sandbox.
+const CRI_ROOT: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+/// Plugins of kubelet whose volumes hold nothing but what is made for the pod.
+const VOLUMES: [&str; 5] = [
+    "kubernetes.io~configmap",
+    "kubernetes.io~downward-api",
+    "kubernetes.io~empty-dir",
+    "kubernetes.io~projected",
+    "kubernetes.io~secret",
+];
+/// Nothing is bound over these or below them: they are the kernel's.
+const KERNELS: [&str; 4] = ["/proc", "/sys", "/dev/pts", "/dev/mqueue"];
+/// Nothing is bound over these: the container stands on them.
+const GROUND: [&str; 7] =
+    ["/dev", "/dev/console", "/dev/core", "/dev/fd", "/dev/stderr", "/dev/stdin", "/dev/stdout"];
+const OPTIONS: [&str; 15] = [
+    "bind",
+    "defaults",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "nosuid",
+    "private",
+    "rbind",
+    "relatime",
+    "ro",
+    "rprivate",
+    "rro",
+    "runbindable",
+    "rw",
+    "unbindable",
+];
+const READ_ONLY: [&str; 2] = ["ro", "rro"];
+/// How a bind says that it is not to travel.
+const PRIVATE: [&str; 4] = ["private", "rprivate", "unbindable", "runbindable"];
+
+/// Who made a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    Cri,
+    Kubelet,
+}
+
+/// Whether a mount is a bind.
+pub(super) fn is_bind(mount: &Mount) -> bool {
+    mount.kind == "bind" || has(mount, &["bind", "rbind"])
+}
+
+/// Whether a mount says that it cannot be written.
+pub(super) fn is_read_only(mount: &Mount) -> bool {
+    has(mount, &READ_ONLY)
+}
+
+pub(super) fn judge(
+    mount: &Mount,
+    place: Place<'_>,
+    roots: &PodRoots,
+    tightened: &mut Tightened,
+) -> Result<PlanBind, Refusal> {
+    let source = mount.source.as_str();
+    let Some(maker) = maker(source, place, roots) else {
+        let found = format!("{source:?} at {:?}", mount.destination);
+        return Err(Refusal::with(RefusalCode::SpecBindForbidden, found));
+    };
+    // Go writes some of them as `/data/`.
+    let given = mount.destination.as_str();
+    let destination = given.strip_suffix('/').unwrap_or(given);
+    if !may_be_covered(destination) {
+        return Err(mounts::forbidden(mount, "which nothing is bound over"));
+    }
+    // What the CRI plugin makes is not to be executed anyway: a tmpfs that is noexec, and plain files.
+    let known =
+        |option: &str| OPTIONS.contains(&option) || (option == "noexec" && maker == Maker::Cri);
+    if let Some(option) = mount.options.iter().find(|option| !known(option)) {
+        return Err(mounts::forbidden(mount, &format!("with option {option:?}")));
+    }
+    let closed = has(mount, &["nosuid"]) && has(mount, &["nodev"]) && has(mount, &PRIVATE);
+    tightened.note_if(!closed, "mounts: binds nosuid, nodev, private");
+    Ok(PlanBind {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        read_only: is_read_only(mount),
+        recursive: has(mount, &["rbind"]),
+    })
+}
+
+fn has(mount: &Mount, names: &[&str]) -> bool {
+    mount.options.iter().any(|option| names.contains(&option.as_str()))
+}
+
+fn may_be_covered(destination: &str) -> bool {
+    let kernels = KERNELS.iter().any(|one| {
+        destination.strip_prefix(one).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    let node = || project::devices().iter().any(|node| node.path == destination);
+    is_clean(destination) && !kernels && !GROUND.contains(&destination) && !node()
+}
+
+fn maker(source: &str, place: Place<'_>, roots: &PodRoots) -> Option<Maker> {
+    let pod = place.pod().filter(|_| is_clean(source))?;
+    if is_of_sandbox(source, pod, roots) {
+        return Some(Maker::Cri);
+    }
+    is_of_kubelet(source, pod, roots).then_some(Maker::Kubelet)
+}
+
+fn is_of_sandbox(source: &str, pod: &LeasedPod, roots: &PodRoots) -> bool {
+    let below = |root: &str, names: &[&str]| {
+        let dir = format!("{root}/sandboxes/{}/", pod.sandbox);
+        !root.is_empty() && source.strip_prefix(&dir).is_some_and(|name| names.contains(&name))
+    };
+    below(&roots.cri_state, &CRI_STATE) || below(&roots.cri_root, &CRI_ROOT)
+}
+
+/// The sandbox itself has nothing of kubelet's.
+fn is_of_kubelet(source: &str, pod: &LeasedPod, roots: &PodRoots) -> bool {
+    let Some(name) = pod.container.as_deref().filter(|_| !roots.kubelet.is_empty()) else {
+        return false;
+    };
+    let plain = |part: &str| !part.is_empty() && !part.contains('/');
+    let inside = source.strip_prefix(&format!("{}/pods/{}/", roots.kubelet, pod.uid));
+    let Some(inside) = inside.filter(|_| plain(&pod.uid) && plain(name)) else { return false };
+    match inside.split('/').collect::<Vec<_>>().as_slice() {
+        ["etc-hosts"] => true,
+        // Where it writes what it ended of.
+        ["containers", own, _file] => *own == name,
+        ["volumes", plugin, _volume] => VOLUMES.contains(plugin),
+        _ => false,
+    }
+}
