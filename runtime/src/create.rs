@@ -26,8 +26,9 @@ use crate::init::{Init, Next, dev_of};
 use crate::layout::Layout;
 use crate::mounts::dev::{self, Node};
 use crate::mounts::filesystem;
+use crate::mounts::handed::Handed;
 use crate::mounts::kit::Kit;
-use crate::namespaces::Namespaces;
+use crate::namespaces::{Joins, Namespaces};
 use crate::process::channel::{self, Heard, Outside};
 use crate::process::credentials::Credentials;
 use crate::process::program::give_pipes;
@@ -58,8 +59,10 @@ pub(crate) struct Job {
     /// Checked when given.
     pub(crate) limits: Option<LeasedResources>,
     pub(crate) program: Option<Program>,
-    /// The network namespace that it joins instead of a new one.
-    pub(crate) network: Option<OwnedFd>,
+    /// Namespaces that it joins instead of new ones.
+    pub(crate) joins: Joins,
+    /// What it sees of the host's, in order.
+    pub(crate) binds: Vec<Handed>,
     /// None when it gets a terminal.
     pub(crate) stdio: Option<[OwnedFd; 3]>,
     pub(crate) kin: Kin,
@@ -139,7 +142,7 @@ fn attempt(
     let process = &spec.process;
     let wanted = spec::wanted(process)?;
     let credentials = Credentials::wished(&process.user, &process.capabilities)?;
-    let namespaces = Namespaces::open(&spec.linux.namespaces, job.network)?;
+    let namespaces = Namespaces::open(&spec.linux.namespaces, job.joins)?;
     if let Some(stdio) = &job.stdio {
         give_pipes(stdio, process.user.uid, process.user.gid)?;
     }
@@ -172,6 +175,7 @@ fn attempt(
                 cgroup: &record.cgroup,
                 namespaces: &namespaces,
                 kit: &kit,
+                binds: &job.binds,
                 dev,
                 leased,
             };
@@ -187,7 +191,8 @@ fn attempt(
         return Err(RuntimeError::refused(RefusalCode::RuntimeTimeout, "the deadline has passed"));
     }
     record.created(Identity::of(pid)?);
-    proof::network(pid, namespaces.leased_network())?;
+    proof::namespaces(pid, namespaces.came())?;
+    proof::binds(pid, &job.binds)?;
     let proven = proof::init(pid, &job.spec, job.program.is_some(), hosts, &record.cgroup)?;
     record.write(layout)?;
     Ok((proven, terminal))

@@ -2,8 +2,9 @@
 //!
 //! It is a copy of `nimbus-runtime`, born in the container's namespaces and in its guard. In this order
 //! it enters its cgroups, proves that devices are denied, puts its mounts together, leaves the host's
-//! behind, and goes on in [`crate::process`]. Nothing of the container's has run when it does, and it
-//! is alone in its namespaces.
+//! behind, and goes on in [`crate::process`]. Nothing of the container's has run when it does. In those of
+//! its namespaces that are new it is alone; in those that it joins are others of the same pod, who see a
+//! process that is not dumpable.
 //!
 //! Whatever fails is told over the channel, and ends it; so does the end of the process that made it.
 //! Deliberately absent: decisions, and effects on anything that the host sees.
@@ -26,6 +27,7 @@ use crate::cgroup::hierarchy::Hierarchies;
 use crate::cgroup::{devices, join};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
+use crate::mounts::handed::Handed;
 use crate::mounts::kit::Kit;
 use crate::mounts::place::{Kind, open_or_make};
 use crate::mounts::{attach, bind, cgroup, filesystem, mask};
@@ -57,6 +59,8 @@ pub(crate) struct Init<'a> {
     pub(crate) cgroup: &'a CgroupPaths,
     pub(crate) namespaces: &'a Namespaces,
     pub(crate) kit: &'a Kit,
+    /// In the order that they are attached in.
+    pub(crate) binds: &'a [Handed],
     /// The container's `/dev`, filled, for the mount with this number.
     pub(crate) dev: Option<(usize, OwnedFd)>,
     /// When given, that others are denied is proven.
@@ -102,7 +106,9 @@ impl Init<'_> {
     }
 
     fn name(&self) -> Result<(), RuntimeError> {
-        let Some(name) = self.spec.hostname.as_deref().filter(|name| !name.is_empty()) else {
+        let name = self.spec.hostname.as_deref().filter(|name| !name.is_empty());
+        // Somebody else's name stays as it is.
+        let Some(name) = name.filter(|_| !self.namespaces.is_named()) else {
             return Ok(());
         };
         if !self.namespaces.own().uts {
@@ -128,6 +134,9 @@ impl Init<'_> {
             }
         }
         self.set_parameters(procfs)?;
+        for bind in self.binds {
+            bind.attach(&root)?;
+        }
         mask::make_read_only(&root, &self.spec.linux.readonly_paths)?;
         mask::hide(&root, self.kit, &self.spec.linux.masked_paths)?;
         Ok(root)

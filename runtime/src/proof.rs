@@ -1,9 +1,10 @@
 //! Proof, from outside and before Start, that the init process is contained as the plan says.
 //!
-//! Input: `/proc/<pid>/status` and `/proc/<pid>/cgroup` of the host, never anything that the container
-//! can write. A field that is missing proves nothing, so it refuses.
+//! Input: `status`, `cgroup`, `ns` and `mountinfo` of `/proc/<pid>` of the host, never anything that the
+//! container can write. A field that is missing proves nothing, so it refuses.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::fd::BorrowedFd;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::cgroup::guard::find;
 use crate::cgroup::hierarchy::Hierarchies;
 use crate::error::{Doing as _, RuntimeError};
+use crate::mounts::handed::Handed;
 use crate::process::credentials::mask;
 
 /// Capability sets by their field in `status` and their name in a specification.
@@ -73,23 +75,104 @@ pub(crate) fn init(
     Ok(Proven { pid })
 }
 
-/// Proves that the init process is in the network namespace that came with the plan, and that this is
-/// not the host's.
-pub(crate) fn network(pid: i32, leased: Option<BorrowedFd<'_>>) -> Result<(), RuntimeError> {
-    let Some(leased) = leased else { return Ok(()) };
-    let of = |pid: &str| {
-        let found = rustix::fs::stat(format!("/proc/{pid}/ns/net"));
-        found.map(|found| (found.st_dev, found.st_ino)).doing("look at a network namespace")
-    };
-    let wanted = rustix::fs::fstat(leased).doing("look at the leased network namespace")?;
-    let wanted = (wanted.st_dev, wanted.st_ino);
-    if wanted == of("self")? {
-        return Err(RuntimeError::unproven("the leased network namespace is the host's"));
-    }
-    if of(&pid.to_string())? != wanted {
-        return Err(RuntimeError::unproven("the init process is in another network namespace"));
+/// Proves that the init process is in the namespaces that came with the plan, and that none of them is
+/// the host's. `came` has their names in procfs.
+pub(crate) fn namespaces<'a>(
+    pid: i32,
+    came: impl Iterator<Item = (&'static str, BorrowedFd<'a>)>,
+) -> Result<(), RuntimeError> {
+    for (name, namespace) in came {
+        let of = |pid: &str| {
+            let found = rustix::fs::stat(format!("/proc/{pid}/ns/{name}"));
+            found.map(|found| (found.st_dev, found.st_ino)).doing("look at a namespace")
+        };
+        let wanted = rustix::fs::fstat(namespace).doing("look at a namespace that came")?;
+        let wanted = (wanted.st_dev, wanted.st_ino);
+        if wanted == of("self")? {
+            return Err(RuntimeError::unproven(format!("the {name} namespace is the host's")));
+        }
+        if of(&pid.to_string())? != wanted {
+            let detail = format!("the init process is in another {name} namespace");
+            return Err(RuntimeError::unproven(detail));
+        }
     }
     Ok(())
+}
+
+/// Proves that what the init process sees of the host's is closed: each mount that came with the plan,
+/// and all that is mounted below it.
+pub(crate) fn binds(pid: i32, binds: &[Handed]) -> Result<(), RuntimeError> {
+    if binds.is_empty() {
+        return Ok(());
+    }
+    let wanted: Vec<_> = binds.iter().map(|bind| (bind.id, bind.wanted.read_only)).collect();
+    check_binds(&View::of_this_host()?.read(pid, "mountinfo")?, &wanted)
+}
+
+/// One line of a `mountinfo`.
+#[derive(Debug, Clone, Copy)]
+struct Mounted<'a> {
+    id: u64,
+    parent: u64,
+    options: &'a str,
+    travels: bool,
+}
+
+impl<'a> Mounted<'a> {
+    fn read(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        let parent = fields.next()?.parse().ok()?;
+        let options = fields.nth(3)?;
+        // Up to a dash: what the mount is a peer or a slave of.
+        let mut tags = fields.take_while(|field| *field != "-");
+        let travels = tags.any(|tag| tag != "unbindable");
+        Some(Self { id, parent, options, travels })
+    }
+
+    fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|one| one == option)
+    }
+}
+
+/// `wanted` are the kernel's numbers of mounts, and whether they must be read-only.
+fn check_binds(mountinfo: &str, wanted: &[(u64, bool)]) -> Result<(), RuntimeError> {
+    let unproven = |detail: String| Err(RuntimeError::unproven(detail));
+    let mut table = BTreeMap::new();
+    for line in mountinfo.lines() {
+        let Some(mount) = Mounted::read(line) else {
+            return unproven(format!("a line of mountinfo is {line:?}"));
+        };
+        table.insert(mount.id, mount);
+    }
+    if let Some((id, _)) = wanted.iter().find(|(id, _)| !table.contains_key(id)) {
+        return unproven(format!("the init process does not see mount {id}"));
+    }
+    for mount in table.values() {
+        let Some(read_only) = bind_above(&table, mount.id, wanted) else { continue };
+        let closed = mount.has("nosuid") && mount.has("nodev") && !mount.travels;
+        if !closed || (read_only && !mount.has("ro")) {
+            return unproven(format!("mount {} of the host's is {:?}", mount.id, mount.options));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the nearest of the wanted mounts, at or above this one, is read-only; none when it is below
+/// none of them.
+fn bind_above(
+    table: &BTreeMap<u64, Mounted<'_>>,
+    mut id: u64,
+    wanted: &[(u64, bool)],
+) -> Option<bool> {
+    // As many steps as there are mounts: a table that goes round ends too.
+    for _step in 0..=table.len() {
+        if let Some((_, read_only)) = wanted.iter().find(|(one, _)| *one == id) {
+            return Some(*read_only);
+        }
+        id = table.get(&id)?.parent;
+    }
+    None
 }
 
 /// Checks capabilities, no_new_privs and, when `filtered`, that there is one filter more than this
@@ -228,6 +311,41 @@ mod tests {
             assert!(!proven(&INIT.replace(part, ""), OWN), "without {part}");
         }
         assert!(!proven(INIT, "Seccomp_filters:\t1\n"));
+    }
+
+    const MOUNTS: &str = "\
+10 1 0:20 / / rw,nosuid,nodev - overlay overlay rw
+20 10 0:30 / /proc rw - proc proc rw
+30 10 8:1 /a /data ro,nosuid,nodev,relatime - ext4 /dev/sda rw
+31 30 0:40 / /data/below ro,nosuid,nodev - tmpfs tmpfs rw
+32 31 8:1 /b /data/below/mine rw,nosuid,nodev - ext4 /dev/sda rw
+33 10 8:1 /c /an\\040odd\\040name rw,nosuid,nodev unbindable - ext4 /dev/sda rw
+";
+
+    #[test]
+    fn a_mount_of_the_hosts_is_proven_only_when_it_and_all_below_are_closed() {
+        let wanted = [(30, true), (32, false), (33, false)];
+        let proven = |text: &str| check_binds(text, &wanted).is_ok();
+        assert!(proven(MOUNTS));
+        for (part, weaker) in [
+            ("/data ro,", "/data rw,"),
+            ("/data ro,nosuid,nodev", "/data ro,nosuid"),
+            ("/data ro,nosuid,nodev", "/data ro,nodev"),
+            ("/data/below ro,", "/data/below rw,"),
+            ("/data/below ro,nosuid,nodev", "/data/below ro,nosuid"),
+            ("/data/below/mine rw,nosuid,nodev", "/data/below/mine rw,nodev"),
+            ("relatime - ext4", "relatime shared:7 - ext4"),
+            ("relatime - ext4", "relatime master:7 - ext4"),
+            ("unbindable - ext4", "unbindable shared:7 - ext4"),
+            ("33 10 8:1", "34 10 8:1"),
+            ("33 10 8:1", "x 10 8:1"),
+            ("33 10 8:1", "33"),
+        ] {
+            assert!(!proven(&MOUNTS.replace(part, weaker)), "{weaker}");
+        }
+        assert!(!proven("") && check_binds("", &[]).is_ok());
+        // Goes round, and ends.
+        assert!(check_binds("1 2 0:1 / / rw - x x rw\n2 1 0:1 / / rw - x x rw\n", &[]).is_ok());
     }
 
     /// A process of ours that waits, with no_new_privs or without.

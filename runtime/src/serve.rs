@@ -11,9 +11,9 @@ use std::os::unix::fs::FileExt as _;
 use std::process::{ExitCode, Termination};
 
 use nimbus_api::frame::{Frame, FrameReader, write_frame};
-use nimbus_api::lease::ScratchMedium;
+use nimbus_api::lease::{LeasedEgress, ScratchMedium};
 use nimbus_api::plan::{
-    JoinedNamespace, LAYERS_MAX, PLAN_BYTES_MAX, PLAN_VERSION, Plan, PlanSeccomp,
+    BINDS_MAX, JoinedNamespace, LAYERS_MAX, PLAN_BYTES_MAX, PLAN_VERSION, Plan, PlanSeccomp,
 };
 use nimbus_api::runtime::{
     ExecRequest, OUTSIDE_NAME, RUNTIME_VERSION, RuntimeReply, RuntimeRequest, RuntimeVerb,
@@ -27,6 +27,8 @@ use serde_json::Value;
 use crate::create::{Job, create};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
+use crate::mounts::handed::Handed;
+use crate::namespaces::Joins;
 use crate::rootfs::{Root, Scratch};
 use crate::sys::fork::Kin;
 use crate::sys::seccomp::{INSTRUCTION_BYTES, INSTRUCTIONS_MAX, Program};
@@ -174,20 +176,12 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
     let layers = plan.rootfs.layers.len();
     let terminal = plan.spec.pointer("/process/terminal").and_then(Value::as_bool) == Some(true);
     let stdio = if terminal { 0 } else { STDIO };
-    if !plan.binds.is_empty() || plan.joins.iter().any(|kind| *kind != JoinedNamespace::Network) {
-        return Err(invalid(
-            "binds, or namespaces other than the network's, are to be joined".into(),
-        ));
-    }
-    let networks = plan.joins.len();
-    if plan.egress.is_made() != (networks == 1) || networks > 1 {
-        return Err(invalid(format!("{networks} networks for what the lease says of one")));
-    }
+    check_pod(&plan)?;
     if layers == 0 || layers > LAYERS_MAX || fds.len() != plan.descriptors() + stdio {
         let detail = format!("{} descriptors came with a plan of {layers} layers", fds.len());
         return Err(invalid(detail));
     }
-    spec::check(&plan.spec).map_err(RuntimeError::Refused)?;
+    spec::check(&plan.spec, &plan.joins).map_err(RuntimeError::Refused)?;
     let mut fds = fds.into_iter();
     let program = fds.next().map(|memfd| read_program(memfd, &plan.seccomp)).transpose()?;
     let scratch = match plan.rootfs.scratch {
@@ -198,7 +192,13 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
         }
     };
     let layers = fds.by_ref().take(layers).collect();
-    let network = fds.by_ref().take(networks).next();
+    let binds = plan.binds.into_iter().zip(fds.by_ref());
+    let binds =
+        binds.map(|(wanted, mount)| Handed::new(wanted, mount)).collect::<Result<_, _>>()?;
+    let joins = Joins {
+        new_network: plan.egress.is_made(),
+        all: plan.joins.into_iter().zip(fds.by_ref()).collect(),
+    };
     let stdio = fds.collect::<Vec<_>>().try_into().ok();
     Ok(Job {
         spec: plan.spec,
@@ -207,10 +207,36 @@ fn job(plan: Plan, fds: Vec<OwnedFd>) -> Result<Job, RuntimeError> {
         devices: Some(plan.devices),
         limits: Some(plan.resources),
         program,
-        network,
+        joins,
+        binds,
         stdio,
         kin: Kin::Sibling,
     })
+}
+
+/// Checks that a plan joins and binds no more than one like it may: a network that was made for a job, and
+/// in a pod what the pod has.
+fn check_pod(plan: &Plan) -> Result<(), RuntimeError> {
+    let invalid = |detail: String| Err(RuntimeError::refused(RefusalCode::RuntimeFailed, detail));
+    let in_pod = plan.pod.as_ref().is_some_and(|pod| pod.container.is_some());
+    let networks = plan.joins.iter().filter(|kind| **kind == JoinedNamespace::Network).count();
+    let fits = match (&plan.egress, networks) {
+        (LeasedEgress::Allow(_), 1) => plan.pod.is_none(),
+        (LeasedEgress::Pod, 1) => plan.pod.is_some(),
+        (LeasedEgress::None, 0) => true,
+        (LeasedEgress::None, 1) => in_pod,
+        (LeasedEgress::Allow(_) | LeasedEgress::Pod | LeasedEgress::None, _) => false,
+    };
+    if !fits {
+        return invalid(format!("{networks} networks for what the lease says of one"));
+    }
+    if !in_pod && plan.joins.len() > networks {
+        return invalid("namespaces of a pod are joined by what is in none".to_owned());
+    }
+    if plan.binds.len() > BINDS_MAX || (plan.pod.is_none() && !plan.binds.is_empty()) {
+        return invalid(format!("{} binds", plan.binds.len()));
+    }
+    Ok(())
 }
 
 /// Reads the filter once, into memory that only this process has, and checks what was read.

@@ -36,7 +36,7 @@ fn with(network: Option<File>, script: &str) -> Host {
     let rules = EgressRules::sorted(vec!["192.0.2.0/24:443/tcp".parse().unwrap()]).unwrap();
     host.plan.egress = LeasedEgress::Allow(rules);
     host.plan.joins = vec![JoinedNamespace::Network];
-    host.network = network;
+    host.joins.extend(network);
     host
 }
 

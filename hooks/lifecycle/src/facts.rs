@@ -243,6 +243,7 @@ pub enum NetworkFact {
 
 /// The sandbox of the pod that a container is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it for each Create")]
 pub enum PodFact {
     /// The container is of no pod, or it is the sandbox itself.
     None,

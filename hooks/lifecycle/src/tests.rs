@@ -4,6 +4,7 @@ mod exec_table;
 mod facts_table;
 mod fixtures;
 mod pods;
+mod pods_properties;
 mod pods_table;
 mod properties;
 mod spec_table;

@@ -1,5 +1,5 @@
 //! What is somewhere on this host, cloned for a container. Only the development command line asks for
-//! that: the specification of a plan that does is refused.
+//! that: the specification of a plan that does is refused, and what a plan binds comes as a descriptor.
 #![forbid(unsafe_code)]
 
 use std::os::fd::OwnedFd;

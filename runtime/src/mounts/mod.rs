@@ -1,6 +1,7 @@
 //! The mounts of a container, made and attached by descriptor.
 //!
-//! A file system is made detached ([`filesystem`]), or cloned from where it is ([`bind`]); its place
+//! A file system is made detached ([`filesystem`]), cloned from where it is ([`bind`]), or has come that
+//! way ([`handed`]); its place
 //! is opened below the container's root, never outside it and through no magic link ([`place`]); then
 //! the one is moved onto the other. Between opening and moving nobody can exchange anything: there is
 //! no path any more. Runs in a mount namespace of its own.
@@ -13,6 +14,7 @@ pub(crate) mod bind;
 pub(crate) mod cgroup;
 pub(crate) mod dev;
 pub(crate) mod filesystem;
+pub(crate) mod handed;
 pub(crate) mod kit;
 pub(crate) mod mask;
 pub(crate) mod place;

@@ -30,6 +30,7 @@ use self::args::{Args, Verb};
 use crate::create::{Created, Job, create};
 use crate::error::{Doing as _, RuntimeError};
 use crate::layout::Layout;
+use crate::namespaces::Joins;
 use crate::record::Record;
 use crate::rootfs::Root;
 use crate::sys::fork::Kin;
@@ -214,7 +215,8 @@ fn job(bundle: &Path, filter: Option<&Path>, id: &str) -> Result<Job, RuntimeErr
         devices: None,
         limits: None,
         program: program.transpose()?,
-        network: None,
+        joins: Joins::default(),
+        binds: Vec::new(),
         stdio: (!terminal).then(stdio).transpose().doing("take over standard descriptors")?,
         kin: Kin::Child,
     })

@@ -8,6 +8,7 @@
 pub(crate) mod model;
 pub(crate) mod options;
 
+use nimbus_api::plan::JoinedNamespace;
 use nimbus_api::runtime::TerminalSize;
 use nimbus_api::{Refusal, RefusalCode};
 use rustix::process::{Resource, Rlimit};
@@ -18,15 +19,21 @@ use self::model::{Process, Spec};
 use crate::error::RuntimeError;
 use crate::process::Wanted;
 
-/// Namespaces that a container has for itself.
-const NAMESPACES: [&str; 5] = ["pid", "ipc", "uts", "mount", "network"];
+/// Namespaces that a container has for itself, or that come with its plan.
+const NAMESPACES: [(&str, Option<JoinedNamespace>); 5] = [
+    ("pid", Some(JoinedNamespace::Pid)),
+    ("ipc", Some(JoinedNamespace::Ipc)),
+    ("uts", Some(JoinedNamespace::Uts)),
+    ("mount", None),
+    ("network", Some(JoinedNamespace::Network)),
+];
 /// File systems that are mounted fresh.
 const FRESH: [&str; 2] = ["/proc", "/dev"];
 /// What a program expects when nobody says otherwise.
 const UMASK: u32 = 0o022;
 
 /// Checks a plan's specification.
-pub(crate) fn check(spec: &Value) -> Result<(), Refusal> {
+pub(crate) fn check(spec: &Value, joins: &[JoinedNamespace]) -> Result<(), Refusal> {
     let absent = |pointer: &str, code: RefusalCode| match spec.pointer(pointer) {
         None | Some(Value::Null) => Ok(()),
         Some(Value::Array(items)) if items.is_empty() => Ok(()),
@@ -38,7 +45,7 @@ pub(crate) fn check(spec: &Value) -> Result<(), Refusal> {
     absent("/linux/resources/devices", RefusalCode::DeviceNotLeased)?;
     absent("/linux/netDevices", RefusalCode::DeviceNotLeased)?;
     absent("/linux/intelRdt", RefusalCode::SpecPrivilegeForbidden)?;
-    check_namespaces(spec)?;
+    check_namespaces(spec, joins)?;
     check_mounts(spec)
 }
 
@@ -50,7 +57,7 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn check_namespaces(spec: &Value) -> Result<(), Refusal> {
+fn check_namespaces(spec: &Value, joins: &[JoinedNamespace]) -> Result<(), Refusal> {
     let found = list(spec, "/linux/namespaces");
     for namespace in found {
         if !text(namespace, "path").is_empty() {
@@ -58,8 +65,12 @@ fn check_namespaces(spec: &Value) -> Result<(), Refusal> {
             return Err(Refusal::with(RefusalCode::SpecHostNamespace, detail));
         }
     }
-    match NAMESPACES.iter().find(|name| !found.iter().any(|one| text(one, "type") == **name)) {
-        Some(name) => {
+    let shared = NAMESPACES.iter().find(|(name, joined)| {
+        let comes = joined.is_some_and(|kind| joins.contains(&kind));
+        !comes && !found.iter().any(|one| text(one, "type") == *name)
+    });
+    match shared {
+        Some((name, _)) => {
             Err(Refusal::with(RefusalCode::SpecHostNamespace, format!("{name} is shared")))
         }
         None => Ok(()),
@@ -152,19 +163,19 @@ mod tests {
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]}],
-            "linux": {"namespaces": NAMESPACES.map(|name| json!({"type": name}))}
+            "linux": {"namespaces": NAMESPACES.map(|(name, _)| json!({"type": name}))}
         })
     }
 
     fn refused(change: impl FnOnce(&mut Value)) -> RefusalCode {
         let mut spec = good();
         change(&mut spec);
-        check(&spec).unwrap_err().code
+        check(&spec, &[]).unwrap_err().code
     }
 
     #[test]
     fn what_the_plan_enforces_elsewhere_is_refused_in_its_specification() {
-        assert_eq!(check(&good()), Ok(()));
+        assert_eq!(check(&good(), &[]), Ok(()));
         let hooks = refused(|spec| spec["hooks"] = json!({"prestart": [{"path": "/x"}]}));
         assert_eq!(hooks, RefusalCode::SpecHooksPresent);
         let seccomp = refused(|spec| spec["linux"]["seccomp"] = json!({"defaultAction": "x"}));
@@ -188,6 +199,12 @@ mod tests {
             let joined =
                 refused(|spec| spec["linux"]["namespaces"][at]["path"] = "/proc/1/ns/x".into());
             assert_eq!(joined, RefusalCode::SpecHostNamespace);
+        }
+        // The mount namespace is always its own.
+        for (at, (_, joined)) in NAMESPACES.into_iter().enumerate() {
+            let mut spec = good();
+            spec["linux"]["namespaces"].as_array_mut().unwrap().remove(at);
+            assert_eq!(joined.is_some(), check(&spec, joined.as_slice()).is_ok());
         }
         for at in 0..FRESH.len() {
             let missing = refused(|spec| {

@@ -49,8 +49,10 @@ pub struct Host {
     pub plan: Plan,
     pub layers: Vec<PathBuf>,
     pub filter: Vec<u8>,
-    /// The network namespace that goes with the plan.
-    pub network: Option<File>,
+    /// Detached mounts that go with the plan's binds. Each is good for one container.
+    pub binds: Vec<OwnedFd>,
+    /// Namespaces that go with the plan's joins.
+    pub joins: Vec<File>,
     pub stdin: Option<File>,
     cgroup: String,
 }
@@ -84,7 +86,16 @@ impl Host {
         let container =
             ContainerKey { namespace: "nimbus".parse().unwrap(), id: id.parse().unwrap() };
         let plan = plan(container, &cgroup, &filter, command);
-        Self { dir, plan, layers: vec![root], filter, network: None, stdin: None, cgroup }
+        Self {
+            dir,
+            plan,
+            layers: vec![root],
+            filter,
+            binds: vec![],
+            joins: vec![],
+            stdin: None,
+            cgroup,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -170,7 +181,8 @@ impl Host {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             fds.push(open_tree(CWD, layer, flags).unwrap());
         }
-        fds.extend(self.network.as_ref().map(|network| network.try_clone().unwrap().into()));
+        fds.extend(self.binds.iter().map(|mount| mount.try_clone().unwrap()));
+        fds.extend(self.joins.iter().map(|join| join.try_clone().unwrap().into()));
         let (out, err) = (self.path().join("out"), self.path().join("err"));
         let stdin = match &self.stdin {
             Some(file) => file.try_clone().unwrap(),

@@ -67,10 +67,12 @@ fn network(named: bool, bounds: &Bounds<'_>, tightened: &mut Tightened) -> Resul
         // Made by the agent, in place of a new one.
         (Place::Alone, LeasedEgress::Allow(_)) => Ok(true),
         (Place::Alone, LeasedEgress::None | LeasedEgress::Pod) => Ok(false),
-        (Place::Sandbox(_), LeasedEgress::Pod) if named => Ok(true),
-        (Place::InPod(..), _) if named => Ok(true),
         (Place::Sandbox(_), LeasedEgress::Pod) | (Place::InPod(..), _) => {
-            Err(mismatch("it does not name the network of its pod"))
+            if named {
+                Ok(true)
+            } else {
+                Err(mismatch("it does not name the network of its pod"))
+            }
         }
         (Place::Sandbox(_), LeasedEgress::None | LeasedEgress::Allow(_)) => {
             tightened

@@ -109,6 +109,7 @@ fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
             for (key, value) in map {
+                let key = key.replace('~', "~0").replace('/', "~1");
                 pointers(value, &format!("{at}/{key}"), into);
             }
         }
@@ -122,13 +123,13 @@ fn pointers(value: &Value, at: &str, into: &mut Vec<String>) {
 }
 
 #[derive(Debug, Clone)]
-enum Mutation {
+pub(super) enum Mutation {
     Smuggle(String, Value),
     Replace(prop::sample::Index, Value),
     Remove(prop::sample::Index),
 }
 
-fn mutation() -> impl Strategy<Value = Mutation> {
+pub(super) fn mutation() -> impl Strategy<Value = Mutation> {
     prop_oneof![
         3 => smuggled().prop_map(|(at, value)| Mutation::Smuggle(at, value)),
         1 => (any::<prop::sample::Index>(), scalar())
@@ -137,7 +138,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     ]
 }
 
-fn mutate(config: &mut Value, mutation: Mutation) {
+pub(super) fn mutate(config: &mut Value, mutation: Mutation) {
     let mut all = Vec::new();
     pointers(config, "", &mut all);
     match mutation {
@@ -158,7 +159,9 @@ fn mutate(config: &mut Value, mutation: Mutation) {
         Mutation::Remove(at) => {
             let (parent, last) = at.get(all.as_slice()).rsplit_once('/').unwrap();
             match config.pointer_mut(parent).unwrap() {
-                Value::Object(map) => drop(map.remove(last)),
+                Value::Object(map) => {
+                    drop(map.remove(&last.replace("~1", "/").replace("~0", "~")));
+                }
                 Value::Array(list) => drop(list.remove(last.parse::<usize>().unwrap())),
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
                     panic!("{at:?}")
@@ -168,7 +171,7 @@ fn mutate(config: &mut Value, mutation: Mutation) {
     }
 }
 
-fn keys(value: &Value) -> BTreeSet<&str> {
+pub(super) fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
@@ -204,9 +207,16 @@ fn assert_contained(plan: &Plan) {
         assert!(linux["maskedPaths"].as_array().unwrap().contains(&json!(mask)), "{mask}");
     }
     assert_eq!(spec["mounts"], admit(&good()).unwrap().spec["mounts"]);
-    let process = &spec["process"];
+    assert!(plan.binds.is_empty() && plan.joins.is_empty() && plan.pod.is_none());
+    assert_process_contained(plan);
+    assert_eq!(plan.spec["process"]["terminal"], false);
+}
+
+/// What holds for the first process and its devices, wherever it is.
+pub(super) fn assert_process_contained(plan: &Plan) {
+    let claims = claims();
+    let process = &plan.spec["process"];
     assert_eq!(process["noNewPrivileges"], true);
-    assert_eq!(process["terminal"], false);
     assert_eq!(process["capabilities"]["ambient"], json!([]));
     assert_eq!(process["capabilities"]["inheritable"], json!([]));
     for set in ["bounding", "effective", "permitted"] {
