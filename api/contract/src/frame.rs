@@ -17,8 +17,8 @@ use rustix::net::{
 
 /// Longest message.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
-/// Most descriptors with one message; the kernel's own limit is 253.
-pub const FRAME_FDS_MAX: usize = 160;
+/// Most descriptors with one message: as many as the kernel takes (`SCM_MAX_FD`).
+pub const FRAME_FDS_MAX: usize = 253;
 const HEADER_BYTES: usize = 4;
 const CHUNK_BYTES: usize = 8 << 10;
 
@@ -238,6 +238,19 @@ mod tests {
         file.rewind().unwrap();
         assert_eq!(io::read_to_string(file).unwrap(), "layer");
         assert!(matches!(reader.read(&theirs), Err(FrameError::Closed)));
+    }
+
+    #[test]
+    fn as_many_descriptors_as_the_kernel_takes_go_with_a_message_and_no_more() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let file = tempfile_with(b"");
+        let many = vec![file.as_fd(); FRAME_FDS_MAX + 1];
+        assert!(matches!(write_frame(&ours, b"x", &many), Err(FrameError::TooManyFds)));
+        write_frame(&ours, b"x", &many[1..]).unwrap();
+        write_frame(&ours, b"y", &many[..1]).unwrap();
+        let mut reader = FrameReader::default();
+        assert_eq!(reader.read(&theirs).unwrap().fds.len(), FRAME_FDS_MAX);
+        assert_eq!(reader.read(&theirs).unwrap().fds.len(), 1);
     }
 
     fn tempfile_with(bytes: &[u8]) -> std::fs::File {

@@ -23,6 +23,13 @@ pub const PLAN_BYTES_MAX: usize = 1 << 20;
 pub const LAYERS_MAX: usize = 128;
 /// Most binds of a container; each is a descriptor in the same message.
 pub const BINDS_MAX: usize = 96;
+/// Kinds of [`JoinedNamespace`], and streams.
+const JOINS_MAX: usize = 4;
+const STREAMS: usize = 3;
+const _: () = assert!(
+    1 + LAYERS_MAX + BINDS_MAX + JOINS_MAX + STREAMS <= crate::frame::FRAME_FDS_MAX,
+    "the largest plan's descriptors go with one message"
+);
 
 /// What the kernel is to enforce.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

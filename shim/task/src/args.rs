@@ -7,7 +7,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use nimbus_api::id::{ContainerKey, IdError};
+use nimbus_api::id::{ContainerId, ContainerKey, IdError};
+
+/// Names a group to its server.
+pub(crate) const GROUP_FLAG: &str = "group";
 
 /// What this process is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub(crate) struct Identity {
     pub bundle: Option<PathBuf>,
     /// Whether containerd wants debug lines.
     pub debug: bool,
+    /// The group whose server this is to be; only our own `start` says so.
+    pub group: Option<ContainerId>,
 }
 
 /// Why a command line was refused.
@@ -81,6 +86,7 @@ struct Raw {
     info: bool,
     version: bool,
     action: String,
+    group: String,
     ignored: String,
 }
 
@@ -93,6 +99,9 @@ impl Invocation {
         }
         if raw.info {
             return Ok(Self::Info);
+        }
+        if !raw.group.is_empty() && !raw.action.is_empty() {
+            return Err(ArgsError::Unknown(GROUP_FLAG.to_owned()));
         }
         let action = match raw.action.as_str() {
             "start" => Self::Start,
@@ -143,6 +152,7 @@ impl Raw {
             "id" => Ok(&mut self.id),
             "address" => Ok(&mut self.address),
             "bundle" => Ok(&mut self.bundle),
+            GROUP_FLAG => Ok(&mut self.group),
             // Events go over ttrpc, never through this program; the slot is overwritten at will.
             "publish-binary" => Ok(&mut self.ignored),
             _ => Err(ArgsError::Unknown(name.to_owned())),
@@ -156,7 +166,9 @@ impl Raw {
             id: self.id.parse().map_err(name("id"))?,
         };
         let bundle = Some(self.bundle).filter(|path| !path.is_empty()).map(PathBuf::from);
-        Ok(Identity { key, address: self.address, bundle, debug: self.debug })
+        let group = Some(self.group).filter(|group| !group.is_empty());
+        let group = group.map(|group| group.parse()).transpose().map_err(name(GROUP_FLAG))?;
+        Ok(Identity { key, address: self.address, bundle, debug: self.debug, group })
     }
 }
 
@@ -190,6 +202,7 @@ mod tests {
             address: "/run/c.sock".to_owned(),
             bundle: bundle.map(PathBuf::from),
             debug,
+            group: None,
         }
     }
 
@@ -203,6 +216,9 @@ mod tests {
         assert_eq!(parse(delete), Ok(Invocation::Delete(identity(true, Some("/b")))));
         let serve = "-namespace nimbus -id j1-1 -address /run/c.sock -debug=false";
         assert_eq!(parse(serve), Ok(Invocation::Serve(identity(false, None))));
+        let pod = Identity { group: Some("p1".parse().unwrap()), ..identity(false, None) };
+        let serve = "-namespace nimbus -id j1-1 -address /run/c.sock -group p1";
+        assert_eq!(parse(serve), Ok(Invocation::Serve(pod)));
         assert_eq!(parse("-v"), Ok(Invocation::Version));
         assert_eq!(parse("-debug -info"), Ok(Invocation::Info));
     }
@@ -210,6 +226,14 @@ mod tests {
     #[test]
     fn what_is_unknown_incomplete_or_no_name_is_refused() {
         assert_eq!(parse("-grouping x start"), Err(ArgsError::Unknown("grouping".to_owned())));
+        for action in ["start", "delete"] {
+            let refused = parse(&format!("-namespace n -id a -group g {action}"));
+            assert_eq!(refused, Err(ArgsError::Unknown("group".to_owned())), "only start says it");
+        }
+        assert!(matches!(
+            parse("-namespace n -id a -group a/b"),
+            Err(ArgsError::Name { flag: "group", .. })
+        ));
         assert_eq!(parse("start -id"), Err(ArgsError::NoValue("id".to_owned())));
         assert_eq!(parse("start delete"), Err(ArgsError::Action("delete".to_owned())));
         assert!(matches!(parse("-namespace n -id a/b start"), Err(ArgsError::Name { .. })));

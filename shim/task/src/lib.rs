@@ -1,7 +1,7 @@
-//! `containerd-shim-nimbus-v1`: the task service of one job.
+//! `containerd-shim-nimbus-v1`: the task service of one job, or of the containers of one pod.
 //!
-//! containerd runs it three ways: `start` (spawn a server, print its address), `delete` (clean up
-//! after a server that is gone) and `-info`; without an action it is that server. Whether a
+//! containerd runs it three ways: `start` (spawn a server or find the pod's, print its address), `delete`
+//! (clean up a container, mostly after a server that is gone) and `-info`; without an action it is that server. Whether a
 //! container may be made is never decided here: the server asks the node agent in `Create`, obeys
 //! the plan that comes back and kills what runs at its deadline. Everything that changes a
 //! container is done by `nimbus-runtime`, one short process a verb.
@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod ask;
 mod bootstrap;
 mod cgroup;
 mod delete;
@@ -19,12 +20,14 @@ mod exit_code;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod group;
 mod info;
 mod log;
 mod paths;
 mod process;
 mod runtime;
 mod serve;
+mod socket;
 mod start;
 mod state;
 mod stats;

@@ -2,7 +2,9 @@
 //!
 //! One line a message, logfmt as containerd's own log. Writing never waits: when nobody reads and
 //! the fifo is full, lines are lost rather than a container's life held up. stdout and stderr are
-//! protocol and never used (rule 15).
+//! protocol and never used (rule 15). In the process of a pod each container logs to its own bundle, and
+//! what concerns none of them goes where the process was started until that container is gone, then
+//! to one that is there.
 
 use std::fmt;
 use std::io::Write as _;
@@ -38,6 +40,22 @@ impl Log {
         });
         let file = Mutex::new(fifo.map(std::fs::File::from));
         Self(Arc::new(Inner { file, debug, id: id.to_owned() }))
+    }
+
+    /// The log of one more container.
+    pub(crate) fn of(&self, bundle: &Path, id: &str) -> Self {
+        Self::open(bundle, id, self.0.debug)
+    }
+
+    /// Whether both are one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Goes from now on where the other one goes.
+    pub(crate) fn follow(&self, other: &Self) {
+        let file = other.descriptor().map(std::fs::File::from);
+        *self.file() = file;
     }
 
     /// Goes nowhere.
@@ -121,6 +139,30 @@ mod tests {
         std::fs::write(bundle.path().join("log"), "kept").unwrap();
         Log::open(bundle.path(), "c", true).warn("lost");
         assert_eq!(std::fs::read(bundle.path().join("log")).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_log_that_follows_another_writes_where_that_one_does_and_no_longer_where_it_did() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for bundle in [&first, &second] {
+            let fifo = bundle.path().join("log");
+            let mode = Mode::RUSR | Mode::WUSR;
+            rustix::fs::mknodat(rustix::fs::CWD, fifo, FileType::Fifo, mode, 0).unwrap();
+        }
+        let log = Log::open(first.path(), "a", false);
+        let other = log.of(second.path(), "b");
+        assert!(!log.is(&other) && log.is(&log.clone()));
+        log.follow(&other);
+        log.info("moved");
+        let read = |bundle: &tempfile::TempDir| {
+            let flags = OFlags::RDWR | OFlags::NONBLOCK;
+            let fifo = rustix::fs::open(bundle.path().join("log"), flags, Mode::empty()).unwrap();
+            let mut bytes = [0; 256];
+            let count = rustix::io::read(fifo, &mut bytes).unwrap_or(0);
+            String::from_utf8_lossy(&bytes[..count]).into_owned()
+        };
+        assert_eq!(read(&first), "");
+        assert!(read(&second).contains("msg=\"moved\" id=a"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use nimbus_api::Digest;
-use nimbus_api::id::ContainerKey;
+use nimbus_api::id::{ContainerId, ContainerKey};
 
 /// Default run directory.
 pub(crate) const RUN_DIR: &str = "/run/nimbus";
@@ -18,6 +18,8 @@ const RUNTIME_INSTALLED: &str = "/usr/libexec/nimbus/nimbus-runtime";
 const RUNTIME_NAME: &str = "nimbus-runtime";
 /// Hex digits of the hash in a socket's name: enough against accidents, short enough for `sun_path`.
 const SOCKET_NAME_DIGITS: usize = 16;
+/// How the address of a socket's path begins.
+const ADDRESS_SCHEME: &str = "unix://";
 
 /// The directories and programs of this installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +50,26 @@ impl Paths {
         self.run_dir.join("s")
     }
 
-    /// Where the shim of this container of the containerd at `address` listens.
-    pub(crate) fn socket(&self, address: &str, key: &ContainerKey) -> PathBuf {
-        let whole = format!("{address}/{}/{}", key.namespace, key.id);
+    /// Where the shim of this container, or of the group that it is in, of the containerd at `address`
+    /// listens.
+    pub(crate) fn socket(
+        &self,
+        address: &str,
+        key: &ContainerKey,
+        group: Option<&ContainerId>,
+    ) -> PathBuf {
+        let whole = format!("{address}/{}/{}", key.namespace, group.unwrap_or(&key.id));
         let digits: String =
             Digest::of(whole.as_bytes()).hex().chars().take(SOCKET_NAME_DIGITS).collect();
         self.socket_dir().join(digits)
+    }
+
+    /// The socket of an address that was told, when it can be one of ours.
+    pub(crate) fn socket_told(&self, address: &str) -> Option<PathBuf> {
+        let path = Path::new(address.trim().strip_prefix(ADDRESS_SCHEME)?);
+        let name = path.file_name()?.to_str()?;
+        let ours = name.len() == SOCKET_NAME_DIGITS && name.bytes().all(|b| b.is_ascii_hexdigit());
+        (ours && path == self.socket_dir().join(name)).then(|| path.to_owned())
     }
 
     /// Below what `nimbus-runtime` keeps its state.
@@ -78,7 +94,7 @@ impl Paths {
 
 /// What containerd is told: the path of a socket as an address.
 pub(crate) fn address_of(socket: &Path) -> String {
-    format!("unix://{}", socket.display())
+    format!("{ADDRESS_SCHEME}{}", socket.display())
 }
 
 #[cfg(test)]
@@ -92,18 +108,43 @@ mod tests {
     #[test]
     fn another_containerd_namespace_or_container_has_another_socket() {
         let paths = Paths::at(Path::new("/run/nimbus"));
-        let ours = paths.socket("/c.sock", &key("a", "b"));
-        assert_eq!(ours, paths.socket("/c.sock", &key("a", "b")));
-        assert_ne!(ours, paths.socket("/d.sock", &key("a", "b")));
-        assert_ne!(ours, paths.socket("/c.sock", &key("a", "c")));
-        assert_ne!(ours, paths.socket("/c.sock", &key("b", "b")));
+        let ours = paths.socket("/c.sock", &key("a", "b"), None);
+        assert_eq!(ours, paths.socket("/c.sock", &key("a", "b"), None));
+        assert_ne!(ours, paths.socket("/d.sock", &key("a", "b"), None));
+        assert_ne!(ours, paths.socket("/c.sock", &key("a", "c"), None));
+        assert_ne!(ours, paths.socket("/c.sock", &key("b", "b"), None));
+    }
+
+    #[test]
+    fn containers_of_one_group_have_one_socket_and_another_group_has_another() {
+        let paths = Paths::at(Path::new("/run/nimbus"));
+        let of =
+            |id, group: &str| paths.socket("/c.sock", &key("a", id), group.parse().ok().as_ref());
+        assert_eq!(of("x", "g"), of("y", "g"));
+        assert_ne!(of("x", "g"), of("x", "h"));
+    }
+
+    #[test]
+    fn only_an_address_that_could_be_ours_is_taken_for_one() {
+        let paths = Paths::at(Path::new("/run/nimbus"));
+        let socket = paths.socket("/c.sock", &key("a", "b"), None);
+        assert_eq!(paths.socket_told(&address_of(&socket)), Some(socket));
+        for other in [
+            "",
+            "unix:///run/nimbus/s/0123",
+            "unix:///run/nimbus/s/../s/0123456789abcdef",
+            "unix:///run/other/s/0123456789abcdef",
+            "vsock:///run/nimbus/s/0123456789abcdef",
+        ] {
+            assert_eq!(paths.socket_told(other), None, "{other}");
+        }
     }
 
     #[test]
     fn a_socket_of_the_default_run_directory_fits_a_socket_address() {
         const SUN_PATH_MAX: usize = 106;
         let long = "x".repeat(76);
-        let socket = Paths::at(Path::new(RUN_DIR)).socket("/c.sock", &key(&long, &long));
+        let socket = Paths::at(Path::new(RUN_DIR)).socket("/c.sock", &key(&long, &long), None);
         assert_eq!(socket.parent(), Some(Path::new("/run/nimbus/s")));
         assert!(address_of(&socket).len() < SUN_PATH_MAX);
         assert!(address_of(&socket).starts_with("unix:///run/nimbus/s/"));

@@ -134,6 +134,11 @@ impl Launcher {
         Self { program, state_root: paths.state_root(), key, log, family }
     }
 
+    /// For another container.
+    pub(crate) fn of(&self, key: ContainerKey, log: Log) -> Self {
+        Self { key, log, ..self.clone() }
+    }
+
     /// Asks for one verb and waits for the answer.
     pub(crate) async fn call(
         &self,

@@ -1,31 +1,40 @@
-//! `start`: spawn the server of one container and print the bare address of its socket.
+//! `start`: spawn the server of a container, or find the one of its pod, and print the bare address of its
+//! socket.
 //!
 //! containerd takes stdout and stderr together as the answer, in every version, so exactly the
 //! address is written and nothing else (rule 15). A bare address is understood from containerd 1.6
 //! on and means task API v2, with which containerd runs `start` and `delete` for each container.
-//! Nothing is decided here (rule 2). Grouping annotations are not read: one shim a container.
+//! Nothing is decided here (rule 2).
+//!
+//! One server is for one container, or for those of one pod (see `group`). Where one listens already it is
+//! told that a container more will come, and answers: from then on it does not end before that has come
+//! or whoever wants it has gone. The address is written into this bundle in either case.
 //!
 //! The listening socket is made here, so that it exists before the address is told, and is handed
 //! to the server as its descriptor 0. As its descriptor 1 it gets the end of a pipe, on which it is told
 //! that the address was: when containerd ends this process before that, because its client has gone, the
-//! server would be known to nobody, and ends too.
+//! server would be known to nobody, and ends too, unless another `start` has found it meanwhile.
+//!
+//! Limits: [`LOOKS_MAX`].
 
 use std::env;
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs;
 use std::io::{self, PipeWriter, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use rustix::fs::Mode;
 use rustix::thread::CoreSchedulingScope;
 
-use crate::args::Identity;
+use crate::args::{GROUP_FLAG, Identity};
+use crate::ask::{self, Introduced};
 use crate::bootstrap::{self, ShimCgroupError};
+use crate::group;
 use crate::paths::{Paths, address_of};
+use crate::socket;
 
 /// Name of the file in a bundle from which containerd finds a shim again after its own restart.
 pub(crate) const ADDRESS_FILE: &str = "address";
@@ -33,6 +42,9 @@ const PROGRAM: &str = "containerd-shim-nimbus-v1";
 /// Set by containerd to ask for a core scheduling domain.
 const SCHED_CORE_VARIABLE: &str = "SCHED_CORE";
 const OOM_SCORE_ADJ_MAX: i32 = 1000;
+/// How often a server that ends at this moment is looked at, and how long between: a second in all.
+const LOOKS_MAX: u32 = 100;
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// What a server is told once its address was.
 pub(crate) const TOLD: u8 = 1;
 
@@ -57,6 +69,18 @@ pub(crate) enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The server that is there already cannot be asked.
+    #[error("cannot ask the server at {path}")]
+    Ask {
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not answer, or ends and does not go.
+    #[error("the server at {0} takes no container more; stop it, or look at why it hangs")]
+    Silent(PathBuf),
     /// The server cannot be spawned.
     #[error("cannot spawn the shim's server")]
     Spawn(#[source] io::Error),
@@ -71,29 +95,23 @@ pub(crate) enum StartError {
     Stdout(#[source] io::Error),
 }
 
-/// Starts the server in the working directory, which is the bundle.
+/// Starts the server in the working directory, which is the bundle, unless it is there.
 pub(crate) fn start(identity: &Identity) -> Result<(), StartError> {
     let cgroup = bootstrap::shim_cgroup().map_err(StartError::Cgroup)?;
     let paths = Paths::from_environment();
-    let socket = paths.socket(&identity.address, &identity.key);
+    let group = group::of(&identity.key, Path::new("."));
+    let socket = paths.socket(&identity.address, &identity.key, group.as_ref());
+    let identity = Identity { group, ..identity.clone() };
+    let directory = paths.socket_dir();
+    socket::make_dir(&directory)
+        .map_err(|source| StartError::SocketDir { path: directory, source })?;
     let address = address_of(&socket);
-    make_socket_dir(&paths.socket_dir())?;
-    let told = if let Some(listener) = listen(&socket)? {
-        let served = spawn(identity, listener).and_then(|(mut child, told)| {
-            let cgroup = cgroup.iter().try_for_each(|cgroup| bootstrap::enter(cgroup, child.id()));
-            let placed = cgroup.map_err(StartError::Cgroup);
-            let placed = placed.and_then(|()| write_address(&address));
-            placed.map(|()| told).inspect_err(|_failed| {
-                // A server that containerd could not find again must not stay.
-                let _gone = child.kill();
-                let _reaped = child.wait();
-            })
-        });
-        Some(served.inspect_err(|_failed| drop(fs::remove_file(&socket)))?)
-    } else {
-        write_address(&address)?;
-        None
-    };
+    let told = listen(&socket, &identity, &address)?.map(|listener| {
+        let served = begin(&identity, &listener, cgroup.as_deref(), &address);
+        // While it is held it cannot be anybody else's that is removed.
+        served.inspect_err(|_failed| drop(fs::remove_file(&socket)))
+    });
+    let told = told.transpose()?;
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(address.as_bytes())
@@ -104,40 +122,48 @@ pub(crate) fn start(identity: &Identity) -> Result<(), StartError> {
     Ok(())
 }
 
-fn make_socket_dir(path: &Path) -> Result<(), StartError> {
-    let fail = |source| StartError::SocketDir { path: path.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fail)
-}
-
-/// Listens on a socket that only root can open; none when a live server listens there already.
-fn listen(socket: &Path) -> Result<Option<UnixListener>, StartError> {
-    let fail = |source| StartError::Listen { path: socket.to_owned(), source };
-    let listener = match bind_private(socket) {
-        Ok(listener) => listener,
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(socket).is_ok() {
-                return Ok(None);
-            }
-            // Left behind by a server that was killed.
-            fs::remove_file(socket).map_err(fail)?;
-            bind_private(socket).map_err(fail)?
+/// The socket for a new server; none when there is one that waits for this container now.
+fn listen(
+    socket: &Path,
+    identity: &Identity,
+    address: &str,
+) -> Result<Option<UnixListener>, StartError> {
+    for _look in 0..LOOKS_MAX {
+        let fail = |source| StartError::Listen { path: socket.to_owned(), source };
+        if let Some(listener) = socket::listen(socket).map_err(fail)? {
+            return Ok(Some(listener));
         }
-        Err(error) => return Err(fail(error)),
-    };
-    fs::set_permissions(socket, Permissions::from_mode(0o600)).map_err(fail)?;
-    Ok(Some(listener))
+        // First, so that whoever deletes another container sees that the server is not alone.
+        write_address(address)?;
+        let asked = ask::introduce(socket, &identity.key.id);
+        match asked.map_err(|source| StartError::Ask { path: socket.to_owned(), source })? {
+            Introduced::Expected => return Ok(None),
+            Introduced::Silent => break,
+            Introduced::Gone => std::thread::sleep(LOOK_PAUSE),
+        }
+    }
+    Err(StartError::Silent(socket.to_owned()))
 }
 
-fn bind_private(socket: &Path) -> io::Result<UnixListener> {
-    // This process has one thread and ends soon; still, put it back.
-    let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-    let bound = UnixListener::bind(socket);
-    rustix::process::umask(before);
-    bound
+/// Spawns the server and places it.
+fn begin(
+    identity: &Identity,
+    listener: &UnixListener,
+    cgroup: Option<&Path>,
+    address: &str,
+) -> Result<PipeWriter, StartError> {
+    let (mut child, told) = spawn(identity, listener)?;
+    let entered = cgroup.map_or(Ok(()), |cgroup| bootstrap::enter(cgroup, child.id()));
+    let placed = entered.map_err(StartError::Cgroup).and_then(|()| write_address(address));
+    placed.map(|()| told).inspect_err(|_failed| {
+        // A server that containerd could not find again must not stay.
+        let _gone = child.kill();
+        let _reaped = child.wait();
+    })
 }
 
 /// The server, and what it waits for.
-fn spawn(identity: &Identity, listener: UnixListener) -> Result<(Child, PipeWriter), StartError> {
+fn spawn(identity: &Identity, listener: &UnixListener) -> Result<(Child, PipeWriter), StartError> {
     if env::var_os(SCHED_CORE_VARIABLE).is_some_and(|value| !value.is_empty()) {
         // A core of its own against SMT leaks between tenants; kernels without it refuse.
         let _best_effort = rustix::thread::create_core_scheduling_cookie(
@@ -145,6 +171,7 @@ fn spawn(identity: &Identity, listener: UnixListener) -> Result<(Child, PipeWrit
             CoreSchedulingScope::ThreadGroup,
         );
     }
+    let listener = listener.try_clone().map_err(StartError::Spawn)?;
     let (waits, told) = io::pipe().map_err(StartError::Spawn)?;
     // By its real path, so that the server's name in a process list is not "exe".
     let program = env::current_exe().unwrap_or_else(|_unknown| PathBuf::from("/proc/self/exe"));
@@ -158,6 +185,9 @@ fn spawn(identity: &Identity, listener: UnixListener) -> Result<(Child, PipeWrit
         .stdout(Stdio::from(OwnedFd::from(waits)))
         .stderr(Stdio::null())
         .process_group(0);
+    if let Some(group) = &identity.group {
+        command.args([&format!("-{GROUP_FLAG}"), group.as_str()]);
+    }
     if identity.debug {
         command.arg("-debug");
     }

@@ -2,8 +2,8 @@
 //!
 //! Fail closed (rule 1): an agent that is not there, closes, is silent for [`ADMIT_PATIENCE`] or
 //! answers with something else means `node.agent_down`. A grant is taken only if the plan is the
-//! one its digest names, is for this very container, and comes with one descriptor for the filter,
-//! one for each layer and, when it has an allow-list, one for the network namespace. Nothing is started, opened or mounted here.
+//! one its digest names, is for this very container, in the pod and of the org whose containers are here,
+//! and comes with as many descriptors as it names. Nothing is started, opened or mounted here.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -22,6 +22,7 @@ use nimbus_api::{Digest, Refusal, RefusalCode};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::link::Link;
+use super::pod::Pod;
 use crate::log::Log;
 use crate::status::TaskError;
 
@@ -39,7 +40,8 @@ pub(super) struct Grant {
     pub plan: Plan,
     /// SHA-256 of the plan as it came, as the agent spells it.
     pub plan_sha256: String,
-    /// The filter, then one detached mount a layer, lowest first, then the network namespace, if any.
+    /// The filter, one detached mount a layer, lowest first, one a bind, the namespaces to join: in the
+    /// plan's order.
     pub fds: Vec<OwnedFd>,
     /// The connection it came on; kept for the container's life.
     pub link: Link,
@@ -48,7 +50,7 @@ pub(super) struct Grant {
 /// Asks, and checks the answer.
 pub(super) async fn admit(
     socket: &Path,
-    key: &ContainerKey,
+    (key, pod): (&ContainerKey, &Pod),
     request: &CreateTaskRequest,
     log: &Log,
 ) -> Result<Grant, TaskError> {
@@ -68,7 +70,8 @@ pub(super) async fn admit(
     };
     match kind {
         agent_message::Kind::Granted(granted) => {
-            match check(key, &granted, fds.len()) {
+            let checked = check(key, &granted, fds.len());
+            match checked.and_then(|plan| pod.takes(&plan).map(|()| plan)) {
                 Ok(plan) => Ok(Grant { plan, plan_sha256: granted.plan_sha256, fds, link }),
                 Err(refusal) => {
                     // The agent believes that the lease is in use; tell it that it is not.
@@ -126,7 +129,7 @@ pub(crate) fn message(
 }
 
 /// The bytes of `config.json`, unparsed: the agent judges them.
-fn read_config(bundle: &Path) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn read_config(bundle: &Path) -> Result<Vec<u8>, Refusal> {
     let malformed = |why: &dyn std::fmt::Display| {
         Refusal::with(RefusalCode::SpecMalformed, format_args!("config.json: {why}"))
     };

@@ -389,7 +389,7 @@ mod tests {
     fn what_has_ended_by_itself_is_not_ended_again_although_nobody_was_told_yet() {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::open(dir.path(), "c", false);
-        let events = Publisher::spawn(None, "n".to_owned(), log);
+        let events = Publisher::spawn(None, "n".to_owned(), 1, log);
         let container = Container::new(Description {
             key: ContainerKey { namespace: "n".parse().unwrap(), id: "c".parse().unwrap() },
             bundle: "/b".to_owned(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use nimbus_api::error::Chain;
-use nimbus_api::plan::Plan;
+use nimbus_api::plan::{JoinedNamespace, Plan};
 use nimbus_api::runtime::{RuntimeReply, RuntimeVerb};
 use nimbus_api::{Refusal, RefusalCode};
 
@@ -24,7 +24,7 @@ use super::oom;
 use super::session::{Opening, Session, released};
 use crate::cgroup::Cgroup;
 use crate::delete::INIT_PID_FILE;
-use crate::process::ChildProcess;
+use crate::process::{Birth, ChildProcess};
 use crate::runtime::Answer;
 use crate::state::Machine;
 use crate::status::TaskError;
@@ -43,9 +43,7 @@ pub(super) async fn create(
     request: CreateTaskRequest,
 ) -> Result<u32, TaskError> {
     let _turn = container.turn().await;
-    // From the runtime's answer until the init is watched, it must not be taken for an orphan.
-    let _birth = context.family.birth();
-    let made = match admitted(&context, &container, &request).await {
+    let (made, _birth) = match admitted(&context, &container, &request).await {
         Ok(made) => made,
         Err(error) => {
             context.log.info(format_args!("not created: {error}"));
@@ -61,7 +59,7 @@ pub(super) async fn create(
     if let Err(error) = fs::write(Path::new(&request.bundle).join(INIT_PID_FILE), pid.to_string()) {
         context.log.warn(format_args!("cannot remember the init's pid: {error}"));
     }
-    tokio::spawn(watch(context, Arc::clone(&container), made.init.clone()));
+    tokio::spawn(watch(context, Arc::clone(&container), made.clone()));
     if container.end_reason().is_some() {
         // The end came between the runtime's answer and here.
         kill(&made);
@@ -70,10 +68,15 @@ pub(super) async fn create(
 }
 
 /// Waits for the init and tells.
-async fn watch(context: Context, container: Arc<Container>, init: ChildProcess) {
-    let status = init.wait().await;
-    context.family.remove(&init);
-    // The kernel has ended everybody else in its pid namespace; its own exit is told last.
+async fn watch(context: Context, container: Arc<Container>, made: Made) {
+    let status = made.init.wait().await;
+    context.family.remove(&made.init);
+    // The kernel has ended everybody else in its pid namespace. In one that it shares with its pod they
+    // live on, and end here.
+    if made.granted.plan.joins.contains(&JoinedNamespace::Pid) && !made.cgroup.kill_all().await {
+        context.log.warn("processes of the container do not end");
+    }
+    // Its own exit is told last.
     if !container.execs().ended(EXECS_PATIENCE).await {
         context.log.warn("processes of the container have not ended with its init");
     }
@@ -87,12 +90,16 @@ async fn admitted(
     context: &Context,
     container: &Arc<Container>,
     request: &CreateTaskRequest,
-) -> Result<Made, TaskError> {
+) -> Result<(Made, Birth), TaskError> {
     let socket = context.paths.agent_socket();
+    let asked = (&context.key, &*context.pod);
     let grant = tokio::select! {
-        grant = admission::admit(&socket, &context.key, request, &context.log) => grant?,
+        grant = admission::admit(&socket, asked, request, &context.log) => grant?,
         reason = container.ended() => return Err(reason.into()),
     };
+    // From the runtime's answer until the init is watched, it must not be taken for an orphan. Not before
+    // the grant, which may take long: other containers leave orphans meanwhile.
+    let birth = context.family.birth();
     let Grant { plan, plan_sha256, fds, link } = grant;
     let deadline = Deadline::at(plan.deadline).map_err(|error| {
         Refusal::with(RefusalCode::RuntimeFailed, format_args!("no timer: {error}"))
@@ -115,7 +122,7 @@ async fn admitted(
             Err(refusal) => Err(refusal),
         };
     match built {
-        Ok(made) => Ok(made),
+        Ok(made) => Ok((made, birth)),
         Err(refusal) => {
             session.released(released(0, false, Some(refusal.code))).await;
             Err(refusal.into())

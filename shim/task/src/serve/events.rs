@@ -1,6 +1,6 @@
 //! Events for containerd, in order, over its ttrpc socket.
 //!
-//! A queue of [`QUEUE_EVENTS_MAX`] and one task that delivers: the next event goes only after the
+//! A queue of [`AT_WILL_MAX`] and [`ONCE_MAX`] a container and one task that delivers: the next event goes only after the
 //! one before it was taken or refused, and a connection that breaks (containerd restarts) is made
 //! anew with a growing pause, for ever. What a client or the job brings about (a pause, a process, a
 //! want of memory) leaves room for the events that come once in a life, the exits of all processes that
@@ -29,10 +29,10 @@ use tokio::sync::{mpsc, watch};
 use super::exec::EXECS_MAX;
 use crate::log::Log;
 
-/// Events that wait at most.
-const QUEUE_EVENTS_MAX: usize = 256;
-/// Places that what is brought about at will leaves to what comes once in a life.
-const KEPT_FREE: usize = 8 + EXECS_MAX;
+/// What is brought about at will and waits at most.
+const AT_WILL_MAX: usize = 120;
+/// What comes once in a life and waits at most, of one container; nothing else takes these places.
+const ONCE_MAX: usize = 8 + EXECS_MAX;
 /// One delivery.
 const FORWARD_PATIENCE: Duration = Duration::from_secs(5);
 /// An event that containerd refuses is given up after so many tries; one it cannot be reached for
@@ -83,14 +83,23 @@ impl Event {
 pub(crate) struct Publisher {
     queue: mpsc::Sender<Envelope>,
     undelivered: watch::Sender<usize>,
+    kept_free: usize,
     namespace: String,
     log: Log,
 }
 
 impl Publisher {
-    /// Starts delivering to containerd's socket; without an address events go nowhere.
-    pub(crate) fn spawn(address: Option<PathBuf>, namespace: String, log: Log) -> Self {
-        let (queue, events) = mpsc::channel(QUEUE_EVENTS_MAX);
+    /// Starts delivering the events of so many containers to containerd's socket; without an address
+    /// they go nowhere.
+    pub(crate) fn spawn(
+        address: Option<PathBuf>,
+        namespace: String,
+        containers: usize,
+        log: Log,
+    ) -> Self {
+        let kept_free = ONCE_MAX.saturating_mul(containers);
+        // Places cost nothing until they are taken.
+        let (queue, events) = mpsc::channel(kept_free.saturating_add(AT_WILL_MAX));
         let undelivered = watch::Sender::new(0);
         match address {
             Some(address) => {
@@ -104,12 +113,12 @@ impl Publisher {
             }
             None => log.warn("no address for events"),
         }
-        Self { queue, undelivered, namespace, log }
+        Self { queue, undelivered, kept_free, namespace, log }
     }
 
     /// Puts an event into the queue; never waits.
     pub(crate) fn publish(&self, event: Event) {
-        if event.at_will() && self.queue.capacity() <= KEPT_FREE {
+        if event.at_will() && self.queue.capacity() <= self.kept_free {
             self.log.warn("what happened is not told: events are not taken");
             return;
         }

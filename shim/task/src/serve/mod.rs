@@ -1,6 +1,7 @@
-//! The server: one process a container, on one thread.
+//! The server: one process for a container or for the containers of one pod, on one thread.
 //!
-//! Takes its listening socket as descriptor 0, serves the task API under the names of v2 and v3,
+//! Each container has its own life, log, runtime calls and conversation with the node agent; what they
+//! share is the process, its events' queue and its end. Takes its listening socket as descriptor 0, serves the task API under the names of v2 and v3,
 //! and ends when containerd asks it to (Shutdown, with no container left), when it is asked to by
 //! `SIGTERM` while nothing runs, when nobody was told its address (see `start`), or when there has been
 //! no container for a while. It removes its socket when it ends.
@@ -19,8 +20,10 @@ mod link;
 mod listener;
 mod oom;
 mod pause;
+mod pod;
 mod service;
 mod session;
+mod table;
 mod update;
 
 use std::fs;
@@ -55,6 +58,7 @@ use crate::runtime::Launcher;
 use crate::start::TOLD;
 use crate::status::TaskError;
 use events::Publisher;
+use pod::Pod;
 use service::TaskService;
 
 /// Where containerd takes events, in its environment.
@@ -91,11 +95,14 @@ pub(crate) enum ServeError {
     Serve(#[source] ttrpc::Error),
 }
 
-/// What every part of the server needs.
+/// What every part of the server needs: key, log and launcher are of one container, the one that the
+/// process was started for until [`Context::of`] another.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
-    /// Which container this process is for.
+    /// Which container.
     pub key: ContainerKey,
+    /// Whose containers are taken.
+    pub pod: Arc<Pod>,
     /// Where things are.
     pub paths: Paths,
     /// The log.
@@ -152,7 +159,8 @@ pub(crate) fn serve(identity: Identity) -> Result<(), ServeError> {
         .build()
         .map_err(|error| ServeError::Setup("make an event loop", error))?;
     let paths = Paths::from_environment();
-    let socket = Arc::new(SocketFile::new(paths.socket(&identity.address, &identity.key)));
+    let socket = paths.socket(&identity.address, &identity.key, identity.group.as_ref());
+    let socket = Arc::new(SocketFile::new(socket));
     let taken = (listener, told, Arc::clone(&socket));
     let served = event_loop.block_on(run(identity, paths, taken));
     // A disk that hangs must not keep the process.
@@ -212,10 +220,12 @@ async fn run(
     let launcher = Launcher::new(&paths, identity.key.clone(), log.clone(), family.clone());
     let namespace = identity.key.namespace.as_str().to_owned();
     let events_address = std::env::var_os(EVENTS_VARIABLE).map(PathBuf::from);
+    let pod = Arc::new(Pod::new(identity.key.clone(), identity.group));
     let context = Context {
         key: identity.key,
         paths,
-        events: Publisher::spawn(events_address, namespace, log.clone()),
+        events: Publisher::spawn(events_address, namespace, pod.room(), log.clone()),
+        pod,
         log,
         launcher,
         family,
@@ -229,6 +239,7 @@ async fn run(
     let containerd = PathBuf::from(identity.address);
     tokio::select! {
         () = context.shutdown.notified() => tokio::time::sleep(ANSWER_PAUSE).await,
+        () = service.deserted() => context.log.info("ending: nobody came"),
         () = idle(&service, &containerd) => context.log.warn("ending: there is nothing to do"),
         () = untold(&service, told) => context.log.warn("ending: nobody was told where this server is"),
         done = signals(&service, &context) => done?,
@@ -265,21 +276,21 @@ async fn idle(service: &TaskService, containerd: &Path) {
     let (mut idle, mut alone) = (0, 0);
     while idle < LOOKS_IDLE && alone < LOOKS_ALONE {
         tokio::time::sleep(IDLE_LOOK).await;
-        idle = if service.is_empty() { idle + 1 } else { 0 };
+        idle = if service.is_idle() { idle + 1 } else { 0 };
         let away = idle > 0 && StdUnixStream::connect(containerd).is_err();
         alone = if away { alone + 1 } else { 0 };
     }
 }
 
-/// Returns when `start` has ended without telling anybody. Whoever has made a container here knows the
-/// server from another one.
+/// Returns when `start` has ended without telling anybody. Whoever has made a container here, or said that
+/// one will come, knows the server from another one.
 async fn untold(service: &TaskService, told: Option<OwnedFd>) {
     let told = told.and_then(|told| pipe::Receiver::from_owned_fd(told).ok());
     let Some(mut told) = told else { return std::future::pending().await };
     let mut byte = [0];
     match told.read(&mut byte).await {
         Ok(1) if byte == [TOLD] => std::future::pending().await,
-        Ok(_) | Err(_) if !service.is_empty() => std::future::pending().await,
+        Ok(_) | Err(_) if !service.is_unknown() => std::future::pending().await,
         Ok(_) | Err(_) => {}
     }
 }
@@ -298,7 +309,7 @@ async fn signals(service: &TaskService, context: &Context) -> Result<(), ServeEr
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        if service.is_empty() {
+        if service.is_idle() {
             return Ok(());
         }
         context.log.warn("asked to end by a signal; a container is here, so it stays");
@@ -326,6 +337,16 @@ pub(crate) fn timestamp(at: UnixSeconds) -> MessageField<Timestamp> {
 }
 
 impl Context {
+    /// The same for this container. In the process of a pod it logs to its own bundle.
+    fn of(&self, key: ContainerKey, bundle: &Path) -> Self {
+        if self.pod.room() == 1 {
+            return self.clone();
+        }
+        let log = self.log.of(bundle, key.id.as_str());
+        let launcher = self.launcher.of(key.clone(), log.clone());
+        Self { key, log, launcher, ..self.clone() }
+    }
+
     /// Logs an error with all its causes.
     pub(crate) fn warn_chain(&self, error: &dyn std::error::Error) {
         self.log.warn(Chain(error));

@@ -2,9 +2,14 @@
 //!
 //! Create, Start, Delete, Pause and Resume, of processes too, run as tasks of their own: ttrpc drops a handler whose connection ends
 //! or whose caller is out of patience, and half a Create must not be. Everything else answers at
-//! once, also while those run. What does not exist in this version answers Unimplemented.
+//! once, also while those run, of this container or another. What does not exist in this version answers
+//! Unimplemented.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use containerd_shim_protos::api::{
@@ -19,9 +24,11 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::shim_async::Task;
 use containerd_shim_protos::ttrpc::{self, r#async::TtrpcContext};
 use nimbus_api::{Refusal, RefusalCode};
+use tokio::sync::Notify;
 
 use super::container::{Container, Description};
 use super::exec::Exec;
+use super::table::{Held, Table};
 use super::{Context, create, events, exec, lifecycle, pause, timestamp, update};
 use crate::exec_state::ExecPhase;
 use crate::info::VERSION;
@@ -30,64 +37,81 @@ use crate::stats;
 use crate::status::TaskError;
 use crate::stdio::{Streams, Uris};
 
-/// The service of one process, which is for one container.
+/// How long a container that was announced is waited for when another one's end asks the server to end.
+const EXPECTED_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The service of one process, which is for one container or for those of a pod.
 #[derive(Debug)]
 pub(super) struct TaskService {
     context: Context,
-    container: Mutex<Option<Arc<Container>>>,
+    containers: Table,
+    /// Whom the server was started for or whoever was announced, and has not come; and since when.
+    expected: Mutex<BTreeMap<String, Instant>>,
+    /// Whether anybody has found this server.
+    found: AtomicBool,
+    /// Rung when the server was asked to end and waits for whoever was announced.
+    put_off: Notify,
 }
 
 impl TaskService {
     /// Without a container yet.
-    pub(super) const fn new(context: Context) -> Self {
-        Self { context, container: Mutex::new(None) }
+    pub(super) fn new(context: Context) -> Self {
+        let first = (context.key.id.to_string(), Instant::now());
+        Self {
+            context,
+            containers: Table::default(),
+            expected: Mutex::new(BTreeMap::from([first])),
+            found: AtomicBool::new(false),
+            put_off: Notify::new(),
+        }
     }
 
     /// Whether no container is here.
-    pub(super) fn is_empty(&self) -> bool {
-        let present = self.slot().as_ref().map(|container| container.snapshot().phase);
-        present.is_none_or(|phase| phase == Phase::Deleted)
+    pub(super) fn is_idle(&self) -> bool {
+        self.containers.is_empty()
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<Container>>> {
-        self.container.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether no container is here and nobody has said that one will be.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.is_idle() && !self.found.load(Ordering::SeqCst)
     }
 
-    /// The container of this id, if it is here.
-    fn container(&self, id: &str) -> Result<Arc<Container>, TaskError> {
-        let found = self.slot().clone().filter(|container| {
-            container.key().id.as_str() == id && container.snapshot().phase != Phase::Deleted
-        });
-        found.ok_or_else(|| TaskError::NotFound(format!("container {}", id.escape_debug())))
+    fn expected(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody has found this server and says for which container.
+    fn announce(&self, id: &str) {
+        self.found.store(true, Ordering::SeqCst);
+        let mut expected = self.expected();
+        expected.retain(|_id, since| since.elapsed() < EXPECTED_PATIENCE);
+        if self.containers.get(id).is_err() && expected.len() < self.context.pod.room() {
+            expected.insert(id.to_owned(), Instant::now());
+        }
     }
 
     /// The process that is meant.
-    fn target(&self, id: &str, exec_id: &str) -> Result<Target, TaskError> {
-        let container = self.container(id)?;
+    fn target(&self, id: &str, exec_id: &str) -> Result<(Context, Target), TaskError> {
+        let Held { container, context } = self.containers.get(id)?;
         if exec_id.is_empty() {
-            return Ok(Target::Init(container));
+            return Ok((context, Target::Init(container)));
         }
         match container.execs().get(exec_id) {
-            Some(exec) => Ok(Target::Exec(container, exec)),
+            Some(exec) => Ok((context, Target::Exec(container, exec))),
             None => Err(TaskError::NotFound(format!("process {}", exec_id.escape_debug()))),
         }
     }
 
-    /// Makes room for a container; one is all there may be.
-    fn reserve(&self, request: &CreateTaskRequest) -> Result<Arc<Container>, TaskError> {
-        let key = self.context.key.clone();
-        if request.id != key.id.as_str() {
-            return Err(TaskError::Invalid(format!("this shim is for container {} only", key.id)));
-        }
+    /// Makes room for a container.
+    fn reserve(&self, request: &CreateTaskRequest) -> Result<Held, TaskError> {
+        let key = self.context.pod.key(&request.id)?;
         if !request.bundle.starts_with('/') {
             return Err(TaskError::Invalid("the bundle is not an absolute path".to_owned()));
         }
         if self.context.socket.is_ending() {
             return Err(TaskError::Ending);
         }
-        if !self.is_empty() {
-            return Err(TaskError::AlreadyExists(key.id.to_string()));
-        }
+        let context = self.context.of(key.clone(), Path::new(&request.bundle));
         let container = Arc::new(Container::new(Description {
             key,
             bundle: request.bundle.clone(),
@@ -98,19 +122,59 @@ impl TaskService {
             },
             terminal: request.terminal,
         }));
-        *self.slot() = Some(Arc::clone(&container));
-        Ok(container)
+        let held = Held { container, context };
+        self.containers.add(&held, self.context.pod.room())?;
+        self.expected().remove(&request.id);
+        Ok(held)
     }
-}
 
-impl TaskService {
-    /// Ends the server, unless a container is here.
-    fn end(&self) {
-        if self.is_empty() {
-            // Before the answer: whoever starts a server for this container next gets a new one.
-            self.context.socket.remove();
-            self.context.shutdown.notify_one();
+    fn awaits(&self) -> bool {
+        self.expected().values().any(|since| since.elapsed() < EXPECTED_PATIENCE)
+    }
+
+    /// Ends the server for the sake of this container, unless another is here or will be.
+    fn end(&self, id: &str) {
+        self.expected().remove(id);
+        if !self.is_idle() {
+            return;
         }
+        if self.awaits() {
+            self.put_off.notify_one();
+            return;
+        }
+        // Before the answer: whoever starts a server for this container next gets a new one.
+        self.context.socket.remove();
+        self.context.shutdown.notify_one();
+    }
+
+    /// Returns when whoever was announced has not come, and the server had been asked to end before.
+    pub(super) async fn deserted(&self) {
+        loop {
+            self.put_off.notified().await;
+            while self.is_idle() {
+                if !self.awaits() {
+                    return;
+                }
+                tokio::time::sleep(EXPECTED_PATIENCE).await;
+            }
+        }
+    }
+
+    /// Runs to its end whatever becomes of the caller; what is deleted then is forgotten.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, TaskError>> + Send + 'static,
+    ) -> ttrpc::Result<T> {
+        let (containers, log) = (self.containers.clone(), self.context.log.clone());
+        let work = async move {
+            let done = work.await;
+            containers.forget_deleted(&log);
+            done
+        };
+        let done = tokio::spawn(work).await.unwrap_or_else(|join| {
+            Err(Refusal::with(RefusalCode::RuntimeFailed, format_args!("shim: {join}")).into())
+        });
+        done.map_err(Into::into)
     }
 }
 
@@ -128,16 +192,6 @@ impl Target {
             Self::Exec(_, exec) => Ok(exec.streams()),
         }
     }
-}
-
-/// Runs to its end whatever becomes of the caller.
-async fn whole<T: Send + 'static>(
-    work: impl Future<Output = Result<T, TaskError>> + Send + 'static,
-) -> ttrpc::Result<T> {
-    let done = tokio::spawn(work).await.unwrap_or_else(|join| {
-        Err(Refusal::with(RefusalCode::RuntimeFailed, format_args!("shim: {join}")).into())
-    });
-    done.map_err(Into::into)
 }
 
 const fn exec_status_of(phase: ExecPhase) -> Status {
@@ -170,8 +224,8 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
-        let container = self.reserve(&request)?;
-        let pid = whole(create::create(self.context.clone(), container, request)).await?;
+        let Held { container, context } = self.reserve(&request)?;
+        let pid = self.whole(create::create(context, container, request)).await?;
         Ok(CreateTaskResponse { pid, ..Default::default() })
     }
 
@@ -180,10 +234,12 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: StartRequest,
     ) -> ttrpc::Result<StartResponse> {
-        let context = self.context.clone();
-        let pid = match self.target(&request.id, &request.exec_id)? {
-            Target::Init(container) => whole(lifecycle::start(context, container)).await?,
-            Target::Exec(container, one) => whole(exec::start(context, container, one)).await?,
+        let (context, target) = self.target(&request.id, &request.exec_id)?;
+        let pid = match target {
+            Target::Init(container) => self.whole(lifecycle::start(context, container)).await?,
+            Target::Exec(container, one) => {
+                self.whole(exec::start(context, container, one)).await?
+            }
         };
         Ok(StartResponse { pid, ..Default::default() })
     }
@@ -193,10 +249,10 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: DeleteRequest,
     ) -> ttrpc::Result<DeleteResponse> {
-        let context = self.context.clone();
-        match self.target(&request.id, &request.exec_id)? {
-            Target::Init(container) => whole(lifecycle::delete(context, container)).await,
-            Target::Exec(container, one) => whole(exec::delete(context, container, one)).await,
+        let (context, target) = self.target(&request.id, &request.exec_id)?;
+        match target {
+            Target::Init(container) => self.whole(lifecycle::delete(context, container)).await,
+            Target::Exec(container, one) => self.whole(exec::delete(context, container, one)).await,
         }
     }
 
@@ -205,7 +261,7 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: StateRequest,
     ) -> ttrpc::Result<StateResponse> {
-        let target = self.target(&request.id, &request.exec_id)?;
+        let (_context, target) = self.target(&request.id, &request.exec_id)?;
         let (container, status, pid, exit, uris, terminal) = match target {
             Target::Init(container) => {
                 let snapshot = container.snapshot();
@@ -240,7 +296,7 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: WaitRequest,
     ) -> ttrpc::Result<WaitResponse> {
-        let exit = match self.target(&request.id, &request.exec_id)? {
+        let exit = match self.target(&request.id, &request.exec_id)?.1 {
             Target::Init(container) => container.wait().await,
             Target::Exec(_, exec) => exec.wait().await,
         };
@@ -254,7 +310,7 @@ impl Task for TaskService {
 
     async fn kill(&self, _context: &TtrpcContext, request: KillRequest) -> ttrpc::Result<Empty> {
         let signal = lifecycle::signal(request.signal)?;
-        match self.target(&request.id, &request.exec_id)? {
+        match self.target(&request.id, &request.exec_id)?.1 {
             Target::Init(container) => lifecycle::kill(&container, signal, request.all)?,
             Target::Exec(_, exec) => exec.kill(signal)?,
         }
@@ -266,7 +322,7 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: PidsRequest,
     ) -> ttrpc::Result<PidsResponse> {
-        let container = self.container(&request.id)?;
+        let container = self.containers.get(&request.id)?.container;
         let pids = container.snapshot().made.map(|made| made.cgroup.pids()).unwrap_or_default();
         let mut execs = container.execs().running();
         let details = |exec_id| {
@@ -289,7 +345,7 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: CloseIORequest,
     ) -> ttrpc::Result<Empty> {
-        let streams = self.target(&request.id, &request.exec_id)?.streams()?;
+        let streams = self.target(&request.id, &request.exec_id)?.1.streams()?;
         if let Some(streams) = streams.filter(|_streams| request.stdin) {
             streams.close_stdin();
         }
@@ -301,7 +357,7 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: StatsRequest,
     ) -> ttrpc::Result<StatsResponse> {
-        let made = self.container(&request.id)?.made()?;
+        let made = self.containers.get(&request.id)?.container.made()?;
         let stats = stats::collect(&made.cgroup, &made.init.net_dev())
             .map_err(|error| TaskError::Invalid(format!("cannot encode the figures: {error}")))?;
         Ok(StatsResponse { stats: MessageField::some(stats), ..Default::default() })
@@ -312,7 +368,11 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: ConnectRequest,
     ) -> ttrpc::Result<ConnectResponse> {
-        let task_pid = self.container(&request.id).map_or(0, |container| container.pid());
+        if self.context.socket.is_ending() {
+            return Err(TaskError::Ending.into());
+        }
+        self.announce(&request.id);
+        let task_pid = self.containers.get(&request.id).map_or(0, |held| held.container.pid());
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
             task_pid,
@@ -324,15 +384,15 @@ impl Task for TaskService {
     async fn shutdown(
         &self,
         _context: &TtrpcContext,
-        _request: ShutdownRequest,
+        request: ShutdownRequest,
     ) -> ttrpc::Result<Empty> {
-        self.end();
+        self.end(&request.id);
         Ok(Empty::default())
     }
 
     async fn pause(&self, _context: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
-        let container = self.container(&request.id)?;
-        whole(pause::pause(self.context.clone(), container)).await?;
+        let Held { container, context } = self.containers.get(&request.id)?;
+        self.whole(pause::pause(context, container)).await?;
         Ok(Empty::default())
     }
 
@@ -341,8 +401,8 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: ResumeRequest,
     ) -> ttrpc::Result<Empty> {
-        let container = self.container(&request.id)?;
-        whole(pause::resume(self.context.clone(), container)).await?;
+        let Held { container, context } = self.containers.get(&request.id)?;
+        self.whole(pause::resume(context, container)).await?;
         Ok(Empty::default())
     }
 
@@ -359,8 +419,8 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: ExecProcessRequest,
     ) -> ttrpc::Result<Empty> {
-        let container = self.container(&request.id)?;
-        exec::add(&self.context.events, &container, request)?;
+        let held = self.containers.get(&request.id)?;
+        exec::add(&held.context.events, &held.container, request)?;
         Ok(Empty::default())
     }
 
@@ -375,7 +435,7 @@ impl Task for TaskService {
             })
         };
         let (rows, columns) = (size(request.height)?, size(request.width)?);
-        if let Some(streams) = self.target(&request.id, &request.exec_id)?.streams()? {
+        if let Some(streams) = self.target(&request.id, &request.exec_id)?.1.streams()? {
             streams.resize(rows, columns).map_err(|error| {
                 TaskError::Invalid(format!("the terminal takes no size: {error}"))
             })?;
@@ -388,36 +448,40 @@ impl Task for TaskService {
         _context: &TtrpcContext,
         request: UpdateTaskRequest,
     ) -> ttrpc::Result<Empty> {
-        let container = self.container(&request.id)?;
-        whole(update::update(self.context.clone(), container, request)).await?;
+        let Held { container, context } = self.containers.get(&request.id)?;
+        self.whole(update::update(context, container, request)).await?;
         Ok(Empty::default())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use nimbus_api::id::ContainerKey;
-    use tokio::sync::Notify;
 
     use super::super::SocketFile;
     use super::super::events::Publisher;
+    use super::super::pod::{CONTAINERS_MAX, Pod};
     use super::*;
     use crate::log::Log;
     use crate::paths::Paths;
     use crate::process::Family;
     use crate::runtime::Launcher;
+    use crate::state::Machine;
 
-    fn service(dir: &Path) -> TaskService {
-        let key = ContainerKey { namespace: "n".parse().unwrap(), id: "c".parse().unwrap() };
+    fn key(id: &str) -> ContainerKey {
+        ContainerKey { namespace: "n".parse().unwrap(), id: id.parse().unwrap() }
+    }
+
+    fn service(dir: &Path, sandbox: Option<&str>) -> TaskService {
         let paths = Paths::at(dir);
         let log = Log::open(dir, "c", false);
         let family = Family::default();
+        let pod = Pod::new(key("c"), sandbox.map(|id| id.parse().unwrap()));
         TaskService::new(Context {
-            launcher: Launcher::new(&paths, key.clone(), log.clone(), family.clone()),
-            events: Publisher::spawn(None, "n".to_owned(), log.clone()),
-            key,
+            launcher: Launcher::new(&paths, key("c"), log.clone(), family.clone()),
+            events: Publisher::spawn(None, "n".to_owned(), pod.room(), log.clone()),
+            key: key("c"),
+            pod: Arc::new(pod),
             paths,
             log,
             family,
@@ -426,28 +490,72 @@ mod tests {
         })
     }
 
+    fn request(id: &str) -> CreateTaskRequest {
+        let (id, bundle) = (id.to_owned(), "/bundle".to_owned());
+        CreateTaskRequest { id, bundle, ..CreateTaskRequest::default() }
+    }
+
     #[tokio::test]
     async fn a_server_that_ends_is_not_found_and_takes_nothing_and_leaves_its_successor_alone() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
-        let request = CreateTaskRequest {
-            id: "c".to_owned(),
-            bundle: "/bundle".to_owned(),
-            ..CreateTaskRequest::default()
-        };
         std::fs::write(&socket, "ours").unwrap();
-        let busy = service(dir.path());
-        busy.reserve(&request).unwrap();
-        busy.end();
+        let busy = service(dir.path(), None);
+        busy.reserve(&request("c")).unwrap();
+        busy.end("c");
         assert!(socket.exists(), "it has a container");
 
-        let ending = service(dir.path());
-        ending.end();
+        let ending = service(dir.path(), None);
+        ending.end("c");
         assert!(!socket.exists());
-        assert_eq!(ending.reserve(&request).unwrap_err(), TaskError::Ending);
+        assert_eq!(ending.reserve(&request("c")).unwrap_err(), TaskError::Ending);
         std::fs::write(&socket, "the successor's").unwrap();
-        ending.end();
+        ending.end("c");
         ending.context.socket.remove();
         assert!(socket.exists());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_another_container_was_announced_to_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = service(dir.path(), Some("c"));
+        assert!(pod.is_unknown());
+        pod.announce("d");
+        assert!(pod.is_idle() && !pod.is_unknown());
+        // What it was started for has not come either.
+        pod.end("d");
+        assert!(!pod.context.socket.is_ending());
+        pod.announce("d");
+        pod.end("c");
+        assert!(!pod.context.socket.is_ending());
+        // It comes, and is there; or whoever wanted it has gone.
+        pod.reserve(&request("d")).unwrap();
+        pod.end("c");
+        assert!(!pod.context.socket.is_ending());
+        let other = service(dir.path(), Some("c"));
+        other.announce("d");
+        other.end("d");
+        other.end("c");
+        assert!(other.context.socket.is_ending());
+    }
+
+    #[tokio::test]
+    async fn a_process_takes_one_container_and_that_of_a_pod_as_many_as_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let single = service(dir.path(), None);
+        assert!(matches!(single.reserve(&request("d")), Err(TaskError::Invalid(_))));
+        single.reserve(&request("c")).unwrap();
+        assert!(matches!(single.reserve(&request("c")), Err(TaskError::AlreadyExists(_))));
+
+        let pod = service(dir.path(), Some("c"));
+        assert!(matches!(pod.reserve(&request("../d")), Err(TaskError::Invalid(_))));
+        let held: Vec<_> =
+            (0..CONTAINERS_MAX).map(|n| pod.reserve(&request(&format!("c{n}"))).unwrap()).collect();
+        assert!(matches!(pod.reserve(&request("c7")), Err(TaskError::AlreadyExists(_))));
+        assert!(matches!(pod.reserve(&request("more")), Err(TaskError::Exhausted(_))));
+        let events = &pod.context.events;
+        held[7].container.step("create", events, Machine::create_failed).unwrap();
+        assert!(pod.containers.get("c7").is_err() && pod.containers.get("c8").is_ok());
+        pod.reserve(&request("more")).unwrap();
     }
 }

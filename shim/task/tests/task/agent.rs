@@ -10,7 +10,8 @@ use std::time::Duration;
 use nimbus_api::Refusal;
 use nimbus_api::frame::{FrameReader, write_frame};
 use nimbus_api::proto::admit::v1::{
-    AgentMessage, Granted, Refused, Released, Resume, ShimMessage, agent_message, shim_message,
+    Admit, AgentMessage, Granted, Refused, Released, Resume, ShimMessage, agent_message,
+    shim_message,
 };
 use prost::Message as _;
 
@@ -23,16 +24,22 @@ pub(crate) enum Answer {
     Silent,
     /// The plan as JSON, its digest, and what makes the descriptors.
     Grant(Granted, Box<dyn Fn() -> Vec<OwnedFd> + Send + Sync>),
+    /// The same, by what was asked; silence when that is none.
+    Choose(Box<Choice>),
 }
+
+pub(crate) type Choice = dyn Fn(&Admit) -> Option<(Granted, Vec<OwnedFd>)> + Send + Sync;
 
 #[derive(Clone)]
 pub(crate) struct Agent(Arc<Shared>);
 
 struct Shared {
     answer: Answer,
-    heard: Mutex<Vec<shim_message::Kind>>,
+    /// With the container that the connection is for.
+    heard: Mutex<Vec<(String, shim_message::Kind)>>,
     news: Condvar,
-    connection: Mutex<Option<UnixStream>>,
+    /// Of which container, the latest last.
+    connections: Mutex<Vec<(String, UnixStream)>>,
 }
 
 impl Agent {
@@ -42,7 +49,7 @@ impl Agent {
             answer,
             heard: Mutex::default(),
             news: Condvar::new(),
-            connection: Mutex::default(),
+            connections: Mutex::default(),
         });
         let agent = Self(Arc::clone(&shared));
         std::thread::spawn(move || {
@@ -56,16 +63,29 @@ impl Agent {
 
     /// Waits until the shim has said something that fits.
     pub(crate) fn hear<T>(&self, fits: impl Fn(&shim_message::Kind) -> Option<T>) -> T {
+        self.hear_of(|_id, kind| fits(kind))
+    }
+
+    fn hear_of<T>(&self, fits: impl Fn(&str, &shim_message::Kind) -> Option<T>) -> T {
         let heard = self.0.heard.lock().unwrap();
+        let fits = |(id, kind): &(String, _)| fits(id, kind);
         let (heard, late) = self
             .0
             .news
             .wait_timeout_while(heard, PATIENCE, |heard| {
-                !heard.iter().any(|kind| fits(kind).is_some())
+                !heard.iter().any(|one| fits(one).is_some())
             })
             .unwrap();
         assert!(!late.timed_out(), "heard only {heard:?}");
         heard.iter().find_map(fits).unwrap()
+    }
+
+    /// The Released of this container.
+    pub(crate) fn released_of(&self, of: &str) -> Released {
+        self.hear_of(|id, kind| {
+            let shim_message::Kind::Released(released) = kind else { return None };
+            (id == of).then(|| released.clone())
+        })
     }
 
     /// The config.json of the Admit.
@@ -94,45 +114,69 @@ impl Agent {
 
     /// What has been said so far, without the long part.
     pub(crate) fn heard(&self) -> Vec<&'static str> {
-        let name = |kind: &shim_message::Kind| match kind {
-            shim_message::Kind::Admit(_) => "admit",
-            shim_message::Kind::Resume(_) => "resume",
-            shim_message::Kind::Started(_) => "started",
-            shim_message::Kind::Released(_) => "released",
-        };
-        self.0.heard.lock().unwrap().iter().map(name).collect()
+        self.0.heard.lock().unwrap().iter().map(|(_, kind)| name(kind)).collect()
+    }
+
+    /// The same, of this container.
+    pub(crate) fn heard_of(&self, of: &str) -> Vec<&'static str> {
+        let heard = self.0.heard.lock().unwrap();
+        heard.iter().filter(|(id, _)| id == of).map(|(_, kind)| name(kind)).collect()
     }
 
     /// Says something on the connection that is open.
     pub(crate) fn say(&self, kind: agent_message::Kind) {
-        let connection = self.0.connection.lock().unwrap();
-        send(connection.as_ref().unwrap(), kind, &[]);
+        let connections = self.0.connections.lock().unwrap();
+        send(&connections.last().unwrap().1, kind, &[]);
+    }
+
+    /// Says something about this container.
+    pub(crate) fn say_of(&self, of: &str, kind: agent_message::Kind) {
+        let connections = self.0.connections.lock().unwrap();
+        send(&connections.iter().rfind(|(id, _)| id == of).unwrap().1, kind, &[]);
     }
 
     /// Breaks the connection.
     pub(crate) fn hang_up(&self) {
-        let connection = self.0.connection.lock().unwrap().take().unwrap();
+        let (_, connection) = self.0.connections.lock().unwrap().pop().unwrap();
         connection.shutdown(Shutdown::Both).unwrap();
+    }
+}
+
+fn name(kind: &shim_message::Kind) -> &'static str {
+    match kind {
+        shim_message::Kind::Admit(_) => "admit",
+        shim_message::Kind::Resume(_) => "resume",
+        shim_message::Kind::Started(_) => "started",
+        shim_message::Kind::Released(_) => "released",
     }
 }
 
 impl Shared {
     fn serve(&self, stream: &UnixStream) {
-        *self.connection.lock().unwrap() = Some(stream.try_clone().unwrap());
+        let mut of = None;
         let mut reader = FrameReader::default();
         while let Ok(frame) = reader.read(stream) {
             let kind = ShimMessage::decode(frame.bytes.as_slice()).unwrap().kind.unwrap();
-            let admit = matches!(kind, shim_message::Kind::Admit(_));
-            self.heard.lock().unwrap().push(kind);
+            let (admit, first) = match &kind {
+                shim_message::Kind::Admit(admit) => (Some(admit.clone()), Some(admit.id.clone())),
+                shim_message::Kind::Resume(resume) => (None, Some(resume.id.clone())),
+                shim_message::Kind::Started(_) | shim_message::Kind::Released(_) => (None, None),
+            };
+            if let Some(id) = first {
+                let stream = stream.try_clone().unwrap();
+                self.connections.lock().unwrap().push((id.clone(), stream));
+                of = Some(id);
+            }
+            self.heard.lock().unwrap().push((of.clone().unwrap(), kind));
             self.news.notify_all();
-            if admit && !self.answer(stream) {
+            if admit.is_some_and(|admit| !self.answer(stream, &admit)) {
                 return;
             }
         }
     }
 
     /// Whether the connection stays.
-    fn answer(&self, stream: &UnixStream) -> bool {
+    fn answer(&self, stream: &UnixStream, admit: &Admit) -> bool {
         match &self.answer {
             Answer::Refuse(refusal) => {
                 let refused = Refused {
@@ -150,6 +194,12 @@ impl Shared {
             Answer::Silent => true,
             Answer::Grant(granted, fds) => {
                 send(stream, agent_message::Kind::Granted(granted.clone()), &fds());
+                true
+            }
+            Answer::Choose(choose) => {
+                if let Some((granted, fds)) = choose(admit) {
+                    send(stream, agent_message::Kind::Granted(granted), &fds);
+                }
                 true
             }
         }

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nimbus_api::id::ContainerKey;
 use nimbus_api::{Refusal, RefusalCode};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent::{Agent, Answer};
 use crate::granted::build_runtime;
-use crate::lab::{alive, wait_until};
-use crate::plan::{busybox_root, grant, plan};
+use crate::lab::{alive, cgroups_named, wait_until};
+use crate::plan::{busybox_root, detached, grant, granted, plan, sealed_filter};
+use crate::pods::{KUBERNETES, plan_in_pod};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-nimbus-v1");
 const NAMESPACE: &str = "nimbus";
@@ -21,11 +23,16 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 struct Containerd {
     dir: tempfile::TempDir,
     daemon: Child,
+    namespace: &'static str,
     key: ContainerKey,
 }
 
 impl Containerd {
     fn start() -> Self {
+        Self::in_namespace(NAMESPACE)
+    }
+
+    fn in_namespace(namespace: &'static str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();
         fs::create_dir(path("run")).unwrap();
@@ -42,8 +49,8 @@ impl Containerd {
         let daemon = spawn_daemon(dir.path());
         let n = NUMBER.fetch_add(1, Ordering::SeqCst);
         let id = format!("c{}-{n}", std::process::id()).parse().unwrap();
-        let key = ContainerKey { namespace: NAMESPACE.parse().unwrap(), id };
-        let containerd = Self { dir, daemon, key };
+        let key = ContainerKey { namespace: namespace.parse().unwrap(), id };
+        let containerd = Self { dir, daemon, namespace, key };
         containerd.wait_ready();
         containerd
     }
@@ -66,7 +73,7 @@ impl Containerd {
 
     fn ctr(&self, args: &[&str]) -> Output {
         let socket = self.path("c.sock").display().to_string();
-        Command::new("ctr").args(["-a", &socket, "-n", NAMESPACE]).args(args).output().unwrap()
+        Command::new("ctr").args(["-a", &socket, "-n", self.namespace]).args(args).output().unwrap()
     }
 
     fn run(&self) -> Output {
@@ -83,15 +90,26 @@ impl Containerd {
         let log = fs::read_to_string(self.path("daemon.log")).unwrap();
         let sockets: Vec<_> = fs::read_dir(self.path("run/s")).unwrap().collect();
         assert!(sockets.is_empty(), "{sockets:?}\n{log}");
-        let bundles = self.path("state/io.containerd.runtime.v2.task").join(NAMESPACE);
-        assert_eq!(fs::read_dir(bundles).map_or(0, Iterator::count), 0, "bundle left\n{log}");
+        assert_eq!(
+            fs::read_dir(self.bundles()).map_or(0, Iterator::count),
+            0,
+            "bundle left\n{log}"
+        );
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "mount left");
         wait_until("no shim is left", || self.shims() == 0);
     }
 
+    fn bundles(&self) -> PathBuf {
+        self.path("state/io.containerd.runtime.v2.task").join(self.namespace)
+    }
+
     /// Servers of this very containerd.
     fn shims(&self) -> usize {
+        self.servers().len()
+    }
+
+    fn servers(&self) -> Vec<u32> {
         let socket = self.path("c.sock").display().to_string();
         let pids = fs::read_dir("/proc").unwrap().flatten();
         pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -99,7 +117,53 @@ impl Containerd {
                 let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 line.starts_with("containerd-shim") && line.contains(&socket) && alive(*pid)
             })
-            .count()
+            .collect()
+    }
+}
+
+/// A containerd of Kubernetes' namespace, with an agent that lets everything sleep in the pod of its key.
+struct OfPod {
+    containerd: Containerd,
+    agent: Agent,
+    sandbox: String,
+    layer: String,
+}
+
+impl OfPod {
+    fn start() -> Self {
+        build_runtime();
+        let containerd = Containerd::in_namespace(KUBERNETES);
+        let layer = busybox_root(containerd.dir.path());
+        let sandbox = containerd.key.id.to_string();
+        let (pod, root) = (sandbox.clone(), layer.clone());
+        let agent = containerd.agent(Answer::Choose(Box::new(move |admit| {
+            let (namespace, id) = (admit.namespace.parse().unwrap(), admit.id.parse().unwrap());
+            let plan = plan_in_pod(&ContainerKey { namespace, id }, &pod, "exec sleep 600");
+            Some((granted(&plan), vec![sealed_filter(), detached(&root)]))
+        })));
+        Self { containerd, agent, sandbox, layer: layer.display().to_string() }
+    }
+
+    fn run(&self, id: &str) {
+        let annotation = format!("io.kubernetes.cri.sandbox-id={}", self.sandbox);
+        let runtime = ["run", "-d", "--null-io", "--runtime", "io.containerd.nimbus.v1"];
+        let what = ["--annotation", &annotation, "--rootfs", &self.layer, id, "/bin/true"];
+        let output = self.containerd.ctr(&[&runtime[..], &what].concat());
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn is(&self, id: &str, state: &str) -> bool {
+        let tasks = self.containerd.ctr(&["task", "ls"]).stdout;
+        let tasks = String::from_utf8(tasks).unwrap();
+        tasks.lines().any(|line| line.starts_with(id) && line.contains(state))
+    }
+
+    fn ends(&self, id: &str) {
+        assert!(self.containerd.ctr(&["task", "kill", "-s", "KILL", id]).status.success());
+        wait_until("it has stopped", || self.is(id, "STOPPED"));
+        self.containerd.ctr(&["task", "rm", id]);
+        assert_eq!(self.agent.released_of(id).exit_status, 137);
+        wait_until("its bundle is gone", || !self.containerd.bundles().join(id).exists());
     }
 }
 
@@ -122,12 +186,16 @@ fn spawn_daemon(dir: &Path) -> Child {
 impl Drop for Containerd {
     fn drop(&mut self) {
         // What a failed test left running.
-        Command::new(SHIM)
-            .args(["-namespace", NAMESPACE, "-id", self.key.id.as_str(), "-address"])
-            .args([self.path("c.sock"), "-bundle".into(), self.path("."), "delete".into()])
-            .env("NIMBUS_RUN_DIR", self.path("run"))
-            .output()
-            .unwrap();
+        for bundle in fs::read_dir(self.bundles()).into_iter().flatten().flatten() {
+            let delete = Command::new(SHIM)
+                .args(["-namespace", self.namespace, "-id"])
+                .arg(bundle.file_name())
+                .args(["-address".into(), self.path("c.sock"), "-bundle".into(), bundle.path()])
+                .arg("delete")
+                .env("NIMBUS_RUN_DIR", self.path("run"))
+                .output();
+            delete.unwrap();
+        }
         self.daemon.kill().unwrap_or_default();
         self.daemon.wait().unwrap();
     }
@@ -221,4 +289,56 @@ fn a_client_of_containerd_runs_one_more_process_and_sees_its_pids() {
     containerd.ctr(&["task", "rm", &id]);
     wait_until("no shim is left", || containerd.shims() == 0);
     containerd.assert_nothing_left();
+}
+
+#[test]
+fn a_pods_containers_outlive_their_containerd_in_one_process_and_end_one_by_one() {
+    let mut pod = OfPod::start();
+    let sandbox = pod.sandbox.clone();
+    let [app, other, last] = ["a", "b", "l"].map(|name| format!("{name}{sandbox}"));
+    for id in [&sandbox, &app, &other] {
+        pod.run(id);
+    }
+    assert_eq!(pod.containerd.shims(), 1);
+    pod.ends(&other);
+    pod.containerd.restart();
+    for id in [&sandbox, &app] {
+        assert!(pod.is(id, "RUNNING"), "{id}");
+        let pids = pod.containerd.ctr(&["task", "ps", id]).stdout;
+        assert_eq!(String::from_utf8(pids).unwrap().lines().count(), 2);
+    }
+    let exec = ["task", "exec", "--exec-id", "e1", &app, "/bin/sh", "-c", "exit 7"];
+    assert_eq!(pod.containerd.ctr(&exec).status.code(), Some(7));
+    pod.ends(&app);
+    assert!(pod.is(&sandbox, "RUNNING"));
+    pod.run(&last);
+    assert_eq!(pod.containerd.shims(), 1);
+    pod.ends(&last);
+    pod.ends(&sandbox);
+    wait_until("no shim is left", || pod.containerd.shims() == 0);
+    pod.containerd.assert_nothing_left();
+}
+
+#[test]
+fn when_a_pods_server_is_killed_containerd_has_all_of_it_cleaned_up() {
+    let pod = OfPod::start();
+    let app = format!("a{}", pod.sandbox);
+    for id in [&pod.sandbox, &app] {
+        pod.run(id);
+    }
+    let [server] = pod.containerd.servers()[..] else { panic!("{:?}", pod.containerd.servers()) };
+    let server = Pid::from_raw(i32::try_from(server).unwrap()).unwrap();
+    kill_process(server, Signal::KILL).unwrap();
+    let state = pod.containerd.path("run/runtime").join(KUBERNETES);
+    wait_until("both are gone", || {
+        fs::read_dir(&state).map_or(0, Iterator::count) == 0
+            && cgroups_named(&pod.sandbox).is_empty()
+    });
+    for id in [&pod.sandbox, &app] {
+        pod.containerd.ctr(&["task", "rm", id]);
+    }
+    wait_until("both bundles are gone", || {
+        fs::read_dir(pod.containerd.bundles()).map_or(0, Iterator::count) == 0
+    });
+    pod.containerd.assert_nothing_left();
 }

@@ -13,6 +13,7 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::cgroups::metrics::Metrics as V1Metrics;
 use containerd_shim_protos::cgroups_v2::metrics::Metrics as V2Metrics;
 use containerd_shim_protos::protobuf::Message as _;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use nimbus_api::plan::Plan;
 use nimbus_api::proto::admit::v1::{
     Deadline, Refused, Released, Revoked, agent_message, shim_message,
@@ -133,14 +134,7 @@ impl Job {
     /// Memory limit and number of processes, as Stats tells them.
     pub(crate) fn figures(&self) -> (u64, u64) {
         let request = StatsRequest { id: self.id(), ..Default::default() };
-        let stats = self.shim.task.stats(call(), &request).unwrap().stats.unwrap();
-        if stats.type_url == "io.containerd.cgroups.v1.Metrics" {
-            let metrics = V1Metrics::parse_from_bytes(&stats.value).unwrap();
-            (metrics.memory.usage.limit, metrics.pids.current)
-        } else {
-            let metrics = V2Metrics::parse_from_bytes(&stats.value).unwrap();
-            (metrics.memory.usage_limit, metrics.pids.current)
-        }
+        figures(&self.shim.task.stats(call(), &request).unwrap().stats.unwrap())
     }
 
     /// It ends by SIGKILL, the agent is told why, and nothing is left.
@@ -157,6 +151,17 @@ impl Job {
         self.shim.delete().unwrap();
         self.shim.shut_down();
         self.lab.assert_nothing_left();
+    }
+}
+
+/// Memory limit and number of processes.
+pub(crate) fn figures(stats: &Any) -> (u64, u64) {
+    if stats.type_url == "io.containerd.cgroups.v1.Metrics" {
+        let metrics = V1Metrics::parse_from_bytes(&stats.value).unwrap();
+        (metrics.memory.usage.limit, metrics.pids.current)
+    } else {
+        let metrics = V2Metrics::parse_from_bytes(&stats.value).unwrap();
+        (metrics.memory.usage_limit, metrics.pids.current)
     }
 }
 

@@ -71,18 +71,7 @@ impl Lab {
 
     /// The shim program with this action, as containerd runs it.
     pub(crate) fn command(&self, action: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
-        command
-            .current_dir(self.bundle())
-            .env("NIMBUS_RUN_DIR", self.run_dir())
-            .env("TTRPC_ADDRESS", self.dir.path().join("events.sock"))
-            .env("GOMAXPROCS", "2")
-            .env("SCHED_CORE", "1")
-            .stdin(Stdio::null())
-            .args(["-namespace", NAMESPACE, "-address", "/nowhere/containerd.sock"])
-            .args(["-publish-binary", "/usr/bin/containerd", "-id", self.key.id.as_str()])
-            .args(action);
-        command
+        program(self.dir.path(), &self.key, &self.bundle(), action)
     }
 
     pub(crate) fn run(&self, action: &[&str]) -> Output {
@@ -129,6 +118,23 @@ impl Lab {
     }
 }
 
+/// The shim program with this action for this container, as containerd runs it; `dir` has a run directory
+/// and takes events.
+pub(crate) fn program(dir: &Path, key: &ContainerKey, bundle: &Path, action: &[&str]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
+        .current_dir(bundle)
+        .env("NIMBUS_RUN_DIR", dir.join("run"))
+        .env("TTRPC_ADDRESS", dir.join("events.sock"))
+        .env("GOMAXPROCS", "2")
+        .env("SCHED_CORE", "1")
+        .stdin(Stdio::null())
+        .args(["-namespace", key.namespace.as_str(), "-address", "/nowhere/containerd.sock"])
+        .args(["-publish-binary", "/usr/bin/containerd", "-id", key.id.as_str()])
+        .args(action);
+    command
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -151,12 +157,16 @@ pub(crate) struct Shim {
 
 impl Shim {
     pub(crate) fn connect(address: &str, lab: &Lab) -> Self {
+        Self::of(address, lab.key.id.to_string(), &lab.bundle())
+    }
+
+    /// For this container.
+    pub(crate) fn of(address: &str, id: String, bundle: &Path) -> Self {
         let client = Client::connect(address).unwrap();
         let task = TaskClient::new(client.clone());
-        let id = lab.key.id.to_string();
         let request = ConnectRequest { id: id.clone(), ..Default::default() };
         let pid = task.connect(call(), &request).unwrap().shim_pid;
-        Self { client, task, pid, id, bundle: lab.bundle().display().to_string() }
+        Self { client, task, pid, id, bundle: bundle.display().to_string() }
     }
 
     pub(crate) fn create_request(&self) -> CreateTaskRequest {
@@ -198,10 +208,15 @@ impl Shim {
         status(self.task.delete(call(), &request))
     }
 
-    /// Shutdown, and waits until the process has ended.
-    pub(crate) fn shut_down(self) {
+    /// Shutdown, which a server that has a container does not hear.
+    pub(crate) fn ask_to_end(&self) {
         let request = ShutdownRequest { id: self.id.clone(), ..Default::default() };
         self.task.shutdown(call(), &request).unwrap();
+    }
+
+    /// Shutdown, and waits until the process has ended.
+    pub(crate) fn shut_down(self) {
+        self.ask_to_end();
         wait_until("the shim ends", || !alive(self.pid));
     }
 }
@@ -242,7 +257,7 @@ pub(crate) fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-fn cgroups_named(part: &str) -> Vec<PathBuf> {
+pub(crate) fn cgroups_named(part: &str) -> Vec<PathBuf> {
     // On a unified host the root itself is the hierarchy.
     let root = PathBuf::from("/sys/fs/cgroup");
     let below = fs::read_dir(&root).unwrap().flatten().map(|entry| entry.path());

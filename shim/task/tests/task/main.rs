@@ -2,7 +2,8 @@
 //! protocol on a real socket and decides as the test says.
 //!
 //! `refused`: whatever is not granted. `granted`: a busybox root handed over as a detached mount, the
-//! real `nimbus-runtime`, a real container; `paused`, `exec`, `terminal` and `updated`: likewise. `containerd`: both once more through a containerd of its
+//! real `nimbus-runtime`, a real container; `paused`, `exec`, `terminal` and `updated`: likewise. `pods`:
+//! several containers in one process, and `grouped` who finds it. `containerd`: both once more through a containerd of its
 //! own. Needs root and Debian's containerd and busybox-static.
 #![cfg(test)]
 
@@ -11,9 +12,11 @@ mod containerd;
 mod events;
 mod exec;
 mod granted;
+mod grouped;
 mod lab;
 mod paused;
 mod plan;
+mod pods;
 mod refused;
 mod terminal;
 mod updated;

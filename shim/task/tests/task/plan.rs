@@ -179,7 +179,7 @@ pub(crate) fn sealed_filter() -> OwnedFd {
     file.into()
 }
 
-fn detached(layer: &Path) -> OwnedFd {
+pub(crate) fn detached(layer: &Path) -> OwnedFd {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(CWD, layer, flags).unwrap()
 }
