@@ -279,6 +279,12 @@ refusals! {
     JobNotFound => "job.not_found", NotFound, "there is no such job", "list what there is: nimbusctl list";
     /// the org has as many waiting jobs as it may have
     QuotaQueued => "quota.queued", Exhausted, "the org has as many waiting jobs as it may have", "wait, or ask for a higher quota";
+    /// the org has as many running jobs as it may have
+    QuotaRunning => "quota.running", Exhausted, "the org has as many running jobs as it may have", "wait until one has ended, or ask for a higher quota: nimbusctl quota get";
+    /// the org has as many tickets as it may have
+    QuotaTickets => "quota.tickets", Exhausted, "the org has as many tickets as it may have", "let some end: they are forgotten a day later";
+    /// there is no such ticket
+    TicketNotFound => "ticket.not_found", NotFound, "there is no such ticket", "list what there is: nimbusctl ticket list";
     /// the request is not valid
     RequestInvalid => "request.invalid", Invalid, "the request is not valid", "correct the field that is named";
     /// the request id was used for another request

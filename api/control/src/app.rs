@@ -4,6 +4,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use nimbus_api::clock::Clock;
 use nimbus_api::lease::LeasedPolicy;
+use nimbus_api::policy::Policy;
+use nimbus_api::{Refusal, RefusalCode};
 use tokio::sync::{Notify, watch};
 
 use crate::keyring::KeyRing;
@@ -42,6 +44,8 @@ pub(crate) struct App {
 struct CurrentPolicy {
     leased: LeasedPolicy,
     envelope: Arc<[u8]>,
+    /// Or why this version cannot read what an earlier one took.
+    document: Result<Arc<Policy>, Refusal>,
 }
 
 impl std::fmt::Debug for App {
@@ -78,7 +82,10 @@ impl App {
             terms,
             stop,
             api_address,
-            policy: RwLock::new(policy.as_ref().map(current)),
+            policy: RwLock::new(policy.as_ref().map(|row| {
+                let read = crate::policy::document(&row.envelope);
+                current(row, read.map(|(_bytes, document)| Arc::new(document)))
+            })),
         })
     }
 
@@ -94,6 +101,13 @@ impl App {
         policy.as_ref().map(|policy| policy.leased)
     }
 
+    /// The policy that claims are decided by, and its name.
+    pub(crate) fn policy(&self) -> Result<(Arc<Policy>, LeasedPolicy), Refusal> {
+        let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
+        let policy = policy.as_ref().ok_or(RefusalCode::PolicyMissing)?;
+        Ok((policy.document.clone()?, policy.leased))
+    }
+
     /// The policy to hand to nodes.
     pub(crate) fn policy_envelope(&self) -> Option<Arc<[u8]>> {
         let policy = self.policy.read().unwrap_or_else(PoisonError::into_inner);
@@ -101,8 +115,8 @@ impl App {
     }
 
     /// Hands a policy, already durable, to every node, then names it in new leases.
-    pub(crate) fn set_policy(&self, row: &PolicyRow) {
-        let fresh = current(row);
+    pub(crate) fn set_policy(&self, row: &PolicyRow, document: Policy) {
+        let fresh = current(row, Ok(Arc::new(document)));
         let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
         if policy.as_ref().is_some_and(|present| present.leased.serial > row.serial) {
             return;
@@ -112,10 +126,11 @@ impl App {
     }
 }
 
-fn current(row: &PolicyRow) -> CurrentPolicy {
+fn current(row: &PolicyRow, document: Result<Arc<Policy>, Refusal>) -> CurrentPolicy {
     CurrentPolicy {
         leased: LeasedPolicy { serial: row.serial, sha256: row.document },
         envelope: row.envelope.as_slice().into(),
+        document,
     }
 }
 

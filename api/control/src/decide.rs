@@ -33,8 +33,14 @@ pub(crate) enum Next {
     Retry(i64),
 }
 
-/// Decides. `revoked` is the code with which control had revoked the attempt's lease, if it had.
-pub(crate) fn after_end(end: &End, revoked: Option<&str>, attempt: u32, attempts_max: u32) -> Next {
+/// Decides. `revoked` is the code with which control had revoked the attempt's lease, if it had;
+/// `attempts_max` is none for what is never tried again.
+pub(crate) fn after_end(
+    end: &End,
+    revoked: Option<&str>,
+    attempt: u32,
+    attempts_max: Option<u32>,
+) -> Next {
     let code = |code: RefusalCode| code.as_str();
     // A revocation that is not the job's own doing does not let the process's own end count.
     let distrusted = revoked.is_some_and(|revoked| !revoked.starts_with("job."));
@@ -50,6 +56,7 @@ pub(crate) fn after_end(end: &End, revoked: Option<&str>, attempt: u32, attempts
     if is_final(reason) {
         return Next::Dead(reason.to_owned());
     }
+    let Some(attempts_max) = attempts_max else { return Next::Dead(reason.to_owned()) };
     if attempt < attempts_max {
         return Next::Retry(retry_ms(attempt));
     }
@@ -82,19 +89,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn refused(code: &str, attempt: u32) -> Next {
-        after_end(&End::Refused(code.to_owned()), None, attempt, 3)
+        after_end(&End::Refused(code.to_owned()), None, attempt, Some(3))
     }
 
     #[test]
     fn a_process_that_ended_by_itself_makes_the_job_done() {
-        assert_eq!(after_end(&End::Exited(7), None, 1, 3), Next::Done(7));
-        assert_eq!(after_end(&End::Exited(0), Some("job.cancelled"), 1, 3), Next::Done(0));
+        assert_eq!(after_end(&End::Exited(7), None, 1, Some(3)), Next::Done(7));
+        assert_eq!(after_end(&End::Exited(0), Some("job.cancelled"), 1, Some(3)), Next::Done(0));
     }
 
     #[test]
     fn a_run_whose_receipt_was_not_believed_does_not_count() {
-        assert_eq!(after_end(&End::Exited(0), Some("lease.revoked"), 1, 3), Next::Retry(500));
-        let last = after_end(&End::Exited(0), Some("lease.revoked"), 3, 3);
+        assert_eq!(after_end(&End::Exited(0), Some("lease.revoked"), 1, Some(3)), Next::Retry(500));
+        let last = after_end(&End::Exited(0), Some("lease.revoked"), 3, Some(3));
         assert_eq!(last, Next::Dead("lease.revoked".to_owned()));
     }
 
@@ -130,17 +137,27 @@ mod tests {
 
     #[test]
     fn a_lost_attempt_is_tried_again_until_there_are_none_left() {
-        assert_eq!(after_end(&End::Lost, None, 1, 3), Next::Retry(500));
-        assert_eq!(after_end(&End::Lost, None, 3, 3), Next::Dead("job.attempts".to_owned()));
-        assert_eq!(after_end(&End::Lost, Some("job.cancelled"), 1, 3), Next::Cancelled);
-        let late = after_end(&End::Lost, Some("job.max_runtime"), 1, 3);
+        assert_eq!(after_end(&End::Lost, None, 1, Some(3)), Next::Retry(500));
+        assert_eq!(after_end(&End::Lost, None, 3, Some(3)), Next::Dead("job.attempts".to_owned()));
+        assert_eq!(after_end(&End::Lost, Some("job.cancelled"), 1, Some(3)), Next::Cancelled);
+        let late = after_end(&End::Lost, Some("job.max_runtime"), 1, Some(3));
         assert_eq!(late, Next::Dead("job.max_runtime".to_owned()));
+    }
+
+    #[test]
+    fn what_is_never_tried_again_is_dead_for_the_reason_of_its_end() {
+        let end = |end: &End, revoked| after_end(end, revoked, 1, None);
+        assert_eq!(end(&End::Lost, None), Next::Dead("node.lost".to_owned()));
+        assert_eq!(end(&End::Lost, Some("job.cancelled")), Next::Cancelled);
+        let ended = End::Refused("lease.ended".to_owned());
+        assert_eq!(end(&ended, None), Next::Dead("lease.ended".to_owned()));
+        assert_eq!(end(&End::Exited(3), None), Next::Done(3));
     }
 
     proptest! {
         #[test]
         fn no_end_gives_more_attempts_than_there_are(reason in "\\PC{0,20}", attempt in 1_u32..12, max in 1_u32..=10) {
-            let next = after_end(&End::Refused(reason), None, attempt, max);
+            let next = after_end(&End::Refused(reason), None, attempt, Some(max));
             prop_assert!(attempt < max || !matches!(next, Next::Retry(_)));
         }
     }

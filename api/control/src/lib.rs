@@ -10,6 +10,7 @@
 
 mod api;
 mod app;
+mod claim;
 mod config;
 mod credentials;
 mod data_dir;
@@ -21,6 +22,7 @@ mod limits;
 mod listener;
 mod logs;
 mod pki;
+mod policy;
 mod scheduler;
 mod server;
 mod session;

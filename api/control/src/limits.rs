@@ -49,7 +49,8 @@ pub(crate) const WORDS_MAX: usize = 1024;
 pub(crate) const WORD_BYTES_MAX: usize = 128 << 10;
 /// Longest image name and working directory.
 pub(crate) const NAME_BYTES_MAX: usize = 1024;
-/// An image's name and its job's allow-list together: with the rest of the claims a lease of these is
+/// An image's name and its job's allow-list, or the names of the container that it was claimed for,
+/// together: with the rest of the claims a lease of these is
 /// within the size of a token.
 pub(crate) const LEASE_TEXT_BYTES_MAX: usize = 1536;
 /// User and group ids are below this.
@@ -91,6 +92,16 @@ pub(crate) const QUOTA_QUEUED_DEFAULT: u32 = 10_000;
 pub(crate) const TOKEN_SECONDS_DEFAULT: u32 = 600;
 /// Longest life of a join token, seconds.
 pub(crate) const TOKEN_SECONDS_MAX: u32 = 86_400;
+/// Tickets of an org that are not forgotten.
+pub(crate) const TICKETS_PER_ORG_MAX: i64 = 1000;
+/// Most pods that may show one ticket.
+pub(crate) const TICKET_USES_MAX: u32 = 1000;
+/// Life of a ticket that names none, seconds.
+pub(crate) const TICKET_SECONDS_DEFAULT: u32 = 3600;
+/// Longest life of a ticket, seconds.
+pub(crate) const TICKET_SECONDS_MAX: u32 = 7 * 24 * 3600;
+/// How long a ticket is remembered after its end, and as long as a pod runs by it.
+pub(crate) const TICKET_KEPT_MS: i64 = 24 * 3600 * 1000;
 /// Longest node name: it stands in a host name label.
 pub(crate) const NODE_NAME_BYTES_MAX: usize = 63;
 
@@ -108,6 +119,16 @@ pub(crate) const SESSION_COMMANDS: usize = 1024;
 pub(crate) const SESSION_OUTBOX: usize = 64;
 /// Leases that a hello may list.
 pub(crate) const HELD_MAX: usize = 4096;
+/// Claims of one session that are not yet answered; one more is refused as busy.
+pub(crate) const CLAIMS_IN_WORK: usize = 256;
+/// Longest id of a claim.
+pub(crate) const CLAIM_ID_BYTES_MAX: usize = 128;
+/// Longest name of Kubernetes.
+pub(crate) const KUBERNETES_NAME_BYTES_MAX: usize = 253;
+/// Longest uid of a pod.
+pub(crate) const POD_UID_BYTES_MAX: usize = 64;
+/// Longest ticket as a pod shows it.
+pub(crate) const TICKET_BYTES_MAX: usize = 128;
 /// Log messages of one session that are not yet durable.
 pub(crate) const LOGS_IN_FLIGHT: usize = 32;
 /// Bytes in one log message.

@@ -151,7 +151,7 @@ async fn sweep_once(app: &App, now_ms: i64) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Rotates keys, renews the server's certificate, forgets old request ids, until the service stops.
+/// Rotates keys, renews the server's certificate, forgets old request ids and tickets, until the service stops.
 pub(crate) async fn keep_house(app: Arc<App>, identity: Arc<ServerIdentity>) {
     let mut stop = app.stop.clone();
     loop {
@@ -169,6 +169,9 @@ pub(crate) async fn keep_house(app: Arc<App>, identity: Arc<ServerIdentity>) {
         }
         if let Err(error) = app.store.forget_requests(app.clock.unix_millis()).await {
             tracing::error!(error = %Chain(&error), "cannot forget old request ids");
+        }
+        if let Err(error) = app.store.forget_tickets(app.clock.unix_millis()).await {
+            tracing::error!(error = %Chain(&error), "cannot forget old tickets");
         }
     }
 }

@@ -16,6 +16,7 @@ use nimbus_api::proto::control::v1::logs_server::LogsServer;
 use nimbus_api::proto::control::v1::nodes_server::NodesServer;
 use nimbus_api::proto::control::v1::policies_server::PoliciesServer;
 use nimbus_api::proto::control::v1::quotas_server::QuotasServer;
+use nimbus_api::proto::control::v1::tickets_server::TicketsServer;
 use nimbus_api::proto::node::v1::enrollment_server::EnrollmentServer;
 use nimbus_api::proto::node::v1::sessions_server::SessionsServer;
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ use tonic::transport::Server as Grpc;
 
 use crate::api::{
     self, EnrollmentService, JobsService, KeysService, LogsService, NodesService, PoliciesService,
-    QuotasService,
+    QuotasService, TicketsService,
 };
 use crate::app::{App, Parts, Terms, stopped};
 use crate::config::ServeArgs;
@@ -308,6 +309,11 @@ async fn serve_api(app: Arc<App>, listener: Listener, mut stop: watch::Receiver<
             PoliciesServer::new(PoliciesService(Arc::clone(&app)))
         ))
         .add_service(service!(api::people, clock, KeysServer::new(KeysService(Arc::clone(&app)))))
+        .add_service(service!(
+            api::people,
+            clock,
+            TicketsServer::new(TicketsService(Arc::clone(&app)))
+        ))
         .add_service(service!(
             api::nodes,
             clock,

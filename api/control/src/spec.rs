@@ -37,7 +37,8 @@ pub(crate) struct FieldProblem {
     pub(crate) too_large: bool,
 }
 
-fn wrong(field: &'static str, problem: impl fmt::Display) -> FieldProblem {
+/// A field that is not as it must be.
+pub(crate) fn wrong(field: &'static str, problem: impl fmt::Display) -> FieldProblem {
     FieldProblem { field, problem: problem.to_string(), too_large: false }
 }
 
@@ -56,7 +57,7 @@ pub(crate) fn check(mut spec: JobSpec) -> Result<JobSpec, FieldProblem> {
     spec.image = Some(check_image(image)?);
     check_process(&spec)?;
     spec.resources = Some(check_resources(spec.resources.unwrap_or_default())?);
-    check_bundles(&spec.bundles)?;
+    check_bundles("spec.bundles", &spec.bundles)?;
     spec.egress = check_egress(&spec)?;
     match spec.max_runtime_seconds {
         0 => spec.max_runtime_seconds = RUNTIME_SECONDS_DEFAULT,
@@ -78,7 +79,8 @@ pub(crate) fn check(mut spec: JobSpec) -> Result<JobSpec, FieldProblem> {
     Ok(spec)
 }
 
-fn check_image(mut image: Image) -> Result<Image, FieldProblem> {
+/// Checks an image and fills in its platform.
+pub(crate) fn check_image(mut image: Image) -> Result<Image, FieldProblem> {
     const NAME: &str = "spec.image.name";
     if image.name.len() > NAME_BYTES_MAX {
         return Err(too_large(NAME, image.name.len(), NAME_BYTES_MAX));
@@ -140,7 +142,8 @@ fn check_words(field: &'static str, words: &[String]) -> Result<(), FieldProblem
     Ok(())
 }
 
-fn check_process(spec: &JobSpec) -> Result<(), FieldProblem> {
+/// Checks what is to be run.
+pub(crate) fn check_process(spec: &JobSpec) -> Result<(), FieldProblem> {
     match spec.args.first() {
         Some(program) if !program.is_empty() => {}
         Some(_) | None => return Err(wrong("spec.args", "must name a program")),
@@ -193,16 +196,17 @@ fn check_resources(mut found: Resources) -> Result<Resources, FieldProblem> {
     }
 }
 
-fn check_bundles(bundles: &[Vec<u8>]) -> Result<(), FieldProblem> {
+/// Bounds the bundles of a job or ticket.
+pub(crate) fn check_bundles(field: &'static str, bundles: &[Vec<u8>]) -> Result<(), FieldProblem> {
     if bundles.len() > BUNDLES_MAX {
-        return Err(too_large("spec.bundles", bundles.len(), BUNDLES_MAX));
+        return Err(too_large(field, bundles.len(), BUNDLES_MAX));
     }
     let bytes: usize = bundles.iter().map(Vec::len).sum();
     if bytes > BUNDLE_BYTES_MAX {
-        return Err(too_large("spec.bundles", format_args!("{bytes} bytes"), BUNDLE_BYTES_MAX));
+        return Err(too_large(field, format_args!("{bytes} bytes"), BUNDLE_BYTES_MAX));
     }
     if bundles.iter().any(Vec::is_empty) {
-        return Err(wrong("spec.bundles", "must not contain an empty bundle"));
+        return Err(wrong(field, "must not contain an empty bundle"));
     }
     Ok(())
 }

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use nimbus_api::dsse::{Envelope, SigningKey};
-use nimbus_api::error::Chain;
+use nimbus_api::dsse::SigningKey;
 use nimbus_api::id::{NodeId, OrgId};
-use nimbus_api::policy::{POLICY_TYPE, Policy as Document};
 use nimbus_api::proto::control::v1::keys_server::Keys;
 use nimbus_api::proto::control::v1::nodes_server::Nodes;
 use nimbus_api::proto::control::v1::policies_server::Policies;
@@ -17,7 +15,7 @@ use nimbus_api::proto::control::v1::{
     GetQuotaRequest, JoinToken, KeySet, ListNodesRequest, ListNodesResponse, Node, Policy, Quota,
     UpdateQuotaRequest,
 };
-use nimbus_api::{Digest, Refusal, RefusalCode};
+use nimbus_api::{Digest, RefusalCode};
 use tonic::{Request, Response, Status};
 
 use super::{Person, page};
@@ -31,7 +29,7 @@ use crate::store::{NodeRow, PolicyRow, QuotaRow};
 pub(crate) struct NodesService(pub(crate) Arc<App>);
 
 /// 32 random bytes, from the generator that makes keys.
-fn secret() -> String {
+pub(super) fn secret() -> String {
     BASE64.encode(SigningKey::generate().seed())
 }
 
@@ -163,26 +161,6 @@ impl Quotas for QuotasService {
 #[derive(Debug, Clone)]
 pub(crate) struct PoliciesService(pub(crate) Arc<App>);
 
-/// Reads a policy without checking its signature: control cannot.
-fn read_policy(envelope: Vec<u8>) -> Result<PolicyRow, Refusal> {
-    let invalid =
-        |error: &dyn std::error::Error| Refusal::with(RefusalCode::PolicyInvalid, Chain(error));
-    let parsed = Envelope::parse(&envelope).map_err(|error| invalid(&error))?;
-    if parsed.payload_type != POLICY_TYPE {
-        let found = format!("found payload type {:?}", parsed.payload_type);
-        return Err(Refusal::with(RefusalCode::PolicyInvalid, found));
-    }
-    let document = parsed.unverified_payload().map_err(|error| invalid(&error))?;
-    let policy = Document::parse(&document).map_err(|error| invalid(&error))?;
-    Ok(PolicyRow {
-        serial: policy.serial,
-        id: policy.id,
-        not_after_ms: policy.not_after.0.saturating_mul(1000),
-        document: Digest::of(&document),
-        envelope,
-    })
-}
-
 fn policy(row: PolicyRow) -> Policy {
     let PolicyRow { serial, id, not_after_ms, envelope, document: _ } = row;
     Policy { envelope, id, serial, not_after_ms }
@@ -195,13 +173,14 @@ impl Policies for PoliciesService {
         request: Request<ApplyPolicyRequest>,
     ) -> Result<Response<Policy>, Status> {
         Person::admin(&request)?;
-        let row = read_policy(request.into_inner().envelope).map_err(|error| status::of(&error))?;
+        let (row, document) = crate::policy::read(request.into_inner().envelope)
+            .map_err(|error| status::of(&error))?;
         if i64::try_from(row.serial).is_err() {
             return Err(status::invalid("envelope", "the serial is out of range"));
         }
         let now_ms = self.0.clock.unix_millis();
         self.0.store.apply_policy(row.clone(), now_ms).await.map_err(status::store)?;
-        self.0.set_policy(&row);
+        self.0.set_policy(&row, document);
         tracing::info!(serial = row.serial, id = row.id, "policy applied");
         Ok(Response::new(policy(row)))
     }

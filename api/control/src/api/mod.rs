@@ -9,6 +9,7 @@ mod jobs;
 mod logs;
 mod misc;
 mod page;
+mod tickets;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub(crate) use enroll::EnrollmentService;
 pub(crate) use jobs::JobsService;
 pub(crate) use logs::LogsService;
 pub(crate) use misc::{KeysService, NodesService, PoliciesService, QuotasService};
+pub(crate) use tickets::TicketsService;
 
 use crate::identity::{Identity, Peer};
 use crate::status;

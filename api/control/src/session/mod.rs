@@ -5,6 +5,7 @@
 //! is ended: everything that a command says is durable in the store, and the next session begins by
 //! comparing.
 
+mod claims;
 mod outbox;
 mod receipt;
 mod run;
@@ -67,6 +68,22 @@ struct Entry {
     id: u64,
     commands: mpsc::Sender<Command>,
     present: Present,
+}
+
+impl Entry {
+    /// What the node can take now.
+    fn offer(&self, node: &str, now: BootNanos) -> Option<Offer> {
+        let ready =
+            self.present.reads_leases && self.present.is_fresh(now) && !self.commands.is_closed();
+        ready.then(|| Offer {
+            node: node.to_owned(),
+            thumbprint: self.present.thumbprint,
+            platform: self.present.platform.clone(),
+            capacity: self.present.capacity,
+            max_jobs: self.present.max_jobs,
+            nonce: self.present.nonce,
+        })
+    }
 }
 
 /// Who is here.
@@ -153,19 +170,12 @@ impl Registry {
     /// Nodes that can take leases now.
     pub(crate) fn offers(&self, now: BootNanos) -> Vec<Offer> {
         let sessions = self.lock();
-        let ready = sessions.by_node.iter().filter(|(_, entry)| {
-            entry.present.reads_leases && entry.present.is_fresh(now) && !entry.commands.is_closed()
-        });
-        ready
-            .map(|(node, entry)| Offer {
-                node: node.clone(),
-                thumbprint: entry.present.thumbprint,
-                platform: entry.present.platform.clone(),
-                capacity: entry.present.capacity,
-                max_jobs: entry.present.max_jobs,
-                nonce: entry.present.nonce,
-            })
-            .collect()
+        sessions.by_node.iter().filter_map(|(node, entry)| entry.offer(node, now)).collect()
+    }
+
+    /// A node, if it can take leases now.
+    pub(crate) fn offer(&self, node: &str, now: BootNanos) -> Option<Offer> {
+        self.lock().by_node.get(node)?.offer(node, now)
     }
 
     /// When a node that is here was last heard of; none when it is not here.

@@ -3,7 +3,8 @@
 use nimbus_api::lease::LeaseToken;
 use nimbus_api::proto::control::v1::JobSpec;
 use nimbus_api::proto::node::v1::{
-    ControlMessage, EventAck, Extension, Grant, LogAck, Revocation, Welcome, control_message::Kind,
+    ClaimAnswer, ClaimRefused, ControlMessage, EventAck, Extension, Grant, LogAck, Revocation,
+    Welcome, claim_answer, control_message::Kind,
 };
 use nimbus_api::{Refusal, RefusalCode};
 use tokio::sync::mpsc;
@@ -54,6 +55,26 @@ impl Outbox {
     pub(super) async fn grant(&self, token: &LeaseToken, spec: JobSpec) -> Result<(), Ended> {
         let lease = token.as_str().to_owned();
         self.send(Kind::Grant(Grant { lease, spec: Some(spec) })).await
+    }
+
+    pub(super) async fn claim_granted(
+        &self,
+        id: String,
+        token: &LeaseToken,
+        spec: JobSpec,
+    ) -> Result<(), Ended> {
+        let grant = Grant { lease: token.as_str().to_owned(), spec: Some(spec) };
+        self.claim_answer(id, claim_answer::Kind::Grant(grant)).await
+    }
+
+    pub(super) async fn claim_refused(&self, id: String, refusal: &Refusal) -> Result<(), Ended> {
+        let reason = refusal.code.as_str().to_owned();
+        let refused = ClaimRefused { reason, message: refusal.to_string() };
+        self.claim_answer(id, claim_answer::Kind::Refused(refused)).await
+    }
+
+    async fn claim_answer(&self, id: String, kind: claim_answer::Kind) -> Result<(), Ended> {
+        self.send(Kind::ClaimAnswer(ClaimAnswer { id, kind: Some(kind) })).await
     }
 
     pub(super) async fn extension(&self, token: &LeaseToken) -> Result<(), Ended> {

@@ -3,7 +3,9 @@
 //! The order at the beginning: record the hello, take the node's place, read which leases we think
 //! it has, then welcome, keys, policy, acknowledgements, revocations. A lease that the hello did not
 //! list may still have its end on the way in the spool, so it is judged only at the first heartbeat
-//! after the hello: started and not held is lost, never started is granted again.
+//! after the hello: started and not held is lost, never started is granted again. One that was claimed
+//! is never granted unasked: it is lost when the time in which it could start has passed, unless the
+//! node has claimed it again by then.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,14 +22,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Status, Streaming};
 
+use super::claims::Claims;
 use super::outbox::Outbox;
 use super::{Command, Present, receipt};
 use crate::app::App;
 use crate::identity::Peer;
 use crate::keyring::SignError;
 use crate::limits::{
-    HELD_MAX, HELLO_MAX, LOG_DATA_BYTES_MAX, LOGS_IN_FLIGHT, NAME_BYTES_MAX,
-    NODE_MESSAGE_CHARS_MAX, SESSION_SILENCE_MAX,
+    GRACE_SECONDS, HELD_MAX, HELLO_MAX, LOG_DATA_BYTES_MAX, LOGS_IN_FLIGHT, NAME_BYTES_MAX,
+    NODE_MESSAGE_CHARS_MAX, SESSION_SILENCE_MAX, SKEW_SECONDS,
 };
 use crate::logs::{Append, Kept, StreamKey};
 use crate::status;
@@ -72,18 +75,20 @@ impl Ended {
     }
 }
 
-struct Session {
-    app: Arc<App>,
-    node: String,
+pub(super) struct Session {
+    pub(super) app: Arc<App>,
+    pub(super) node: String,
     peer: Peer,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     id: u64,
-    /// Leases that the hello did not list, until the first heartbeat.
+    /// Leases that the hello did not list, until they have been judged.
     missing: Option<Vec<LiveLease>>,
     /// Output limits of attempts that this node may send output of.
     limits: HashMap<(String, u32), Option<u64>>,
     /// The node's policy, as the store has it.
     policy_serial: u64,
+    /// Serial of the key set that the node was sent.
+    key_set_serial: u64,
 }
 
 type Acks = FuturesOrdered<oneshot::Receiver<Kept>>;
@@ -109,8 +114,17 @@ pub(super) async fn run(
     let outbox = Outbox(sender.clone());
     let limits = HashMap::new();
     let policy_serial = hello.policy_serial;
-    let mut session =
-        Session { app, node, peer, outbox, id: 0, missing: None, limits, policy_serial };
+    let mut session = Session {
+        app,
+        node,
+        peer,
+        outbox,
+        id: 0,
+        missing: None,
+        limits,
+        policy_serial,
+        key_set_serial: 0,
+    };
     let ended = match session.begin(&hello).await {
         Ok(commands) => session.go_on(inbound, commands).await,
         Err(ended) => ended,
@@ -174,7 +188,7 @@ impl Session {
         self.id = id;
         let live = self.app.store.live_leases(self.node.clone()).await?;
         self.outbox.welcome().await?;
-        self.outbox.key_set(&self.app.keys.envelope()).await?;
+        self.keys_first().await?;
         if let Some(envelope) = self.app.policy_envelope() {
             self.outbox.policy(&envelope).await?;
         }
@@ -213,6 +227,7 @@ impl Session {
         mut commands: mpsc::Receiver<Command>,
     ) -> Ended {
         let mut acks = Acks::new();
+        let mut claims = Claims::new();
         let mut silent_at = Instant::now() + SESSION_SILENCE_MAX;
         let mut stop = self.app.stop.clone();
         loop {
@@ -222,7 +237,7 @@ impl Session {
                         if matches!(message.kind, Some(Kind::Heartbeat(_))) {
                             silent_at = Instant::now() + SESSION_SILENCE_MAX;
                         }
-                        self.take(message, &mut acks).await
+                        self.take(message, &mut acks, &mut claims).await
                     }
                     Some(Err(_)) | None => Err(Ended::Gone),
                 },
@@ -235,6 +250,7 @@ impl Session {
                     // The disk failed: the node sends it again on its next session.
                     Err(_dropped) => Err(Ended::Store(StoreError::Closed)),
                 },
+                Some(decided) = claims.next(), if !claims.is_empty() => self.answer(decided).await,
                 () = sleep_until(silent_at) => Err(Ended::Silent),
                 () = crate::app::stopped(&mut stop) => Err(Ended::Stopping),
             };
@@ -249,14 +265,20 @@ impl Session {
         self.outbox.log_ack(kept).await
     }
 
-    async fn take(&mut self, message: NodeMessage, acks: &mut Acks) -> Result<(), Ended> {
+    async fn take(
+        &mut self,
+        message: NodeMessage,
+        acks: &mut Acks,
+        claims: &mut Claims,
+    ) -> Result<(), Ended> {
         match message.kind {
             Some(Kind::Hello(_)) => Err(Ended::Protocol("hello comes once".to_owned())),
             Some(Kind::Heartbeat(beat)) => self.heartbeat(&beat).await,
             Some(Kind::Event(event)) => self.event(event).await,
             Some(Kind::Log(log)) => self.log(log, acks).await,
+            Some(Kind::Claim(claim)) => self.claim(claim, claims).await,
             // A kind of a newer node: it will see that it is not acknowledged.
-            Some(Kind::Claim(_)) | None => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -269,7 +291,8 @@ impl Session {
         let place = (self.node.as_str(), self.id);
         let was_stale = self.app.registry.beat(place, nonce, now, now_ms).ok_or(Ended::Gone)?;
         if let Some(missing) = self.missing.take() {
-            self.judge_missing(missing, nonce).await?;
+            let undecided = self.judge_missing(missing, nonce).await?;
+            self.missing = Some(undecided).filter(|missing| !missing.is_empty());
         }
         self.tend(nonce, now_ms).await?;
         if let Some(serial) = beat.policy_serial.filter(|serial| *serial != self.policy_serial) {
@@ -282,14 +305,16 @@ impl Session {
         Ok(())
     }
 
-    /// Judges the leases that the hello did not list, now that all events before it have come.
+    /// Judges the leases that the hello did not list, now that all events before it have come; what
+    /// is to be judged later is given back.
     async fn judge_missing(
-        &self,
+        &mut self,
         missing: Vec<LiveLease>,
         nonce: [u8; NONCE_BYTES],
-    ) -> Result<(), Ended> {
+    ) -> Result<Vec<LiveLease>, Ended> {
+        let mut undecided = Vec::new();
         if missing.is_empty() {
-            return Ok(());
+            return Ok(undecided);
         }
         let live = self.app.store.live_leases(self.node.clone()).await?;
         let now_ms = self.app.clock.unix_millis();
@@ -298,15 +323,17 @@ impl Session {
                 continue;
             };
             if before.started || !lease.revoked.is_empty() {
-                tracing::warn!(
-                    node = self.node,
-                    job = lease.job,
-                    "the node no longer has the lease"
-                );
-                if let Some(job) = self.app.store.lose(lease.lease_id.clone(), now_ms).await? {
-                    self.app.changed(&job);
+                self.lose(lease, now_ms).await?;
+            } else if lease.started {
+                // It came on its way: the node has it.
+            } else if let Some(until) = lease.claimed_until {
+                let late = until.0.saturating_add(GRACE_SECONDS + SKEW_SECONDS);
+                if late < self.app.clock.unix().0 {
+                    self.lose(lease, now_ms).await?;
+                } else {
+                    undecided.push(before);
                 }
-            } else if !lease.started {
+            } else {
                 let ttl = self.app.terms.ttl_seconds;
                 let lease_id = lease.lease_id.clone();
                 if let Some(claims) = self.app.store.reissue(lease_id, nonce, ttl, now_ms).await? {
@@ -314,10 +341,36 @@ impl Session {
                 }
             }
         }
+        Ok(undecided)
+    }
+
+    async fn lose(&self, lease: &LiveLease, now_ms: i64) -> Result<(), Ended> {
+        tracing::warn!(node = self.node, job = lease.job, "the node no longer has the lease");
+        if let Some(job) = self.app.store.lose(lease.lease_id.clone(), now_ms).await? {
+            self.app.changed(&job);
+        }
         Ok(())
     }
 
-    async fn tend(&self, nonce: [u8; NONCE_BYTES], now_ms: i64) -> Result<(), Ended> {
+    /// The node has a lease that its hello did not list.
+    pub(super) fn found(&mut self, lease_id: &str) {
+        if let Some(missing) = &mut self.missing {
+            missing.retain(|lease| lease.lease_id != lease_id);
+        }
+    }
+
+    /// Sends the key set if the node has not got the present one: a lease may be signed by a key of it
+    /// before its turn among the commands has come.
+    pub(super) async fn keys_first(&mut self) -> Result<(), Ended> {
+        let serial = self.app.keys.serial();
+        if serial != self.key_set_serial {
+            self.outbox.key_set(&self.app.keys.envelope()).await?;
+            self.key_set_serial = serial;
+        }
+        Ok(())
+    }
+
+    async fn tend(&mut self, nonce: [u8; NONCE_BYTES], now_ms: i64) -> Result<(), Ended> {
         let terms = &self.app.terms;
         let extension = terms.extension_seconds;
         if !self.app.store.needs_tending(self.node.clone(), extension, now_ms).await? {
@@ -327,7 +380,10 @@ impl Session {
         let tended = self.app.store.tend(self.node.clone(), nonce, times, now_ms).await?;
         for claims in tended.extended {
             match self.app.keys.sign(&claims) {
-                Ok(token) => self.outbox.extension(&token).await?,
+                Ok(token) => {
+                    self.keys_first().await?;
+                    self.outbox.extension(&token).await?;
+                }
                 Err(error) => tracing::error!(error = %Chain(&error), "cannot extend a lease"),
             }
         }
@@ -413,7 +469,7 @@ impl Session {
         Ok(limit)
     }
 
-    async fn tell(&self, command: Command) -> Result<(), Ended> {
+    async fn tell(&mut self, command: Command) -> Result<(), Ended> {
         match command {
             Command::Grant(claims) => self.grant(*claims).await,
             Command::Revoke { lease_id, code } => self.outbox.revocation(lease_id, code).await,
@@ -422,14 +478,15 @@ impl Session {
         }
     }
 
-    async fn grant(&self, claims: LeaseClaims) -> Result<(), Ended> {
+    async fn grant(&mut self, claims: LeaseClaims) -> Result<(), Ended> {
         let Some(token) = self.sign(&claims).await? else { return Ok(()) };
         let Some(spec) = self.app.store.spec(claims.job.to_string()).await? else { return Ok(()) };
+        self.keys_first().await?;
         self.outbox.grant(&token, spec).await
     }
 
     /// Signs a lease; with new times when the hot key was replaced since it was made.
-    async fn sign(&self, claims: &LeaseClaims) -> Result<Option<LeaseToken>, Ended> {
+    pub(super) async fn sign(&self, claims: &LeaseClaims) -> Result<Option<LeaseToken>, Ended> {
         let error = match self.app.keys.sign(claims) {
             Ok(token) => return Ok(Some(token)),
             Err(error @ SignError::Sign(_)) => error,

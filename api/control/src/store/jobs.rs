@@ -133,7 +133,8 @@ pub(super) fn enqueue(
         let detail = format!("{queued} jobs wait, at most {max} may");
         return Err(StoreError::Refused(Refusal::with(RefusalCode::QuotaQueued, detail)));
     }
-    insert(connection, new, now_ms)?;
+    insert(connection, (&new.job, &new.org), &new.spec, now_ms)?;
+    remember_request(connection, new, now_ms)?;
     rows::count(connection, &new.org, 1, 0)?;
     Ok(Enqueued::New(new.job.clone()))
 }
@@ -159,8 +160,14 @@ fn known_request(
     }
 }
 
-fn insert(connection: &Connection, new: &NewJob, now_ms: i64) -> Result<(), StoreError> {
-    let mut spec = new.spec.clone();
+/// Makes a job that waits; its org's counters are for the caller.
+pub(super) fn insert(
+    connection: &Connection,
+    (job, org): (&str, &str),
+    spec: &pb::JobSpec,
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let mut spec = spec.clone();
     let bundles = pb::JobSpec { bundles: std::mem::take(&mut spec.bundles), ..Default::default() };
     let resources = spec.resources.unwrap_or_default();
     let platform = spec.image.as_ref().map_or("", |image| image.platform.as_str());
@@ -172,7 +179,7 @@ fn insert(connection: &Connection, new: &NewJob, now_ms: i64) -> Result<(), Stor
                 :now, :now)",
         )?
         .execute(named_params! {
-            ":job": new.job, ":org": new.org, ":state": JobState::Queued as i32,
+            ":job": job, ":org": org, ":state": JobState::Queued as i32,
             ":spec": spec.encode_to_vec(), ":platform": platform,
             ":cpu": resources.cpu_millis, ":memory": signed(resources.memory_bytes),
             ":pids": resources.pids, ":attempts": spec.max_attempts,
@@ -181,8 +188,12 @@ fn insert(connection: &Connection, new: &NewJob, now_ms: i64) -> Result<(), Stor
     if !bundles.bundles.is_empty() {
         connection
             .prepare_cached("INSERT INTO bundles (job, bundles) VALUES (?1, ?2)")?
-            .execute((&new.job, bundles.encode_to_vec()))?;
+            .execute((job, bundles.encode_to_vec()))?;
     }
+    Ok(())
+}
+
+fn remember_request(connection: &Connection, new: &NewJob, now_ms: i64) -> Result<(), StoreError> {
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO requests (org, request_id, body_sha256, job, created_ms)

@@ -66,6 +66,8 @@ pub(crate) struct LiveLease {
     pub(crate) started: bool,
     /// Empty when it was not revoked.
     pub(crate) revoked: String,
+    /// The latest start of one that was claimed: it is never granted unasked. None for others.
+    pub(crate) claimed_until: Option<UnixSeconds>,
 }
 
 /// What a heartbeat brought a node's leases.
@@ -77,11 +79,20 @@ pub(crate) struct Tended {
     pub(crate) overdue: Vec<(String, String)>,
 }
 
-struct Candidate {
-    job: String,
-    org: String,
-    spec: JobSpec,
-    attempt: u32,
+pub(super) struct Candidate {
+    pub(super) job: String,
+    pub(super) org: String,
+    pub(super) spec: JobSpec,
+    pub(super) attempt: u32,
+}
+
+/// What a lease is given new times for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It has not started: its latest start moves, too.
+    Begins,
+    /// It has started.
+    GoesOn,
 }
 
 impl Store {
@@ -109,17 +120,20 @@ impl Store {
     pub(crate) async fn live_leases(&self, node: String) -> Result<Vec<LiveLease>, StoreError> {
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(
-                "SELECT lease_id, job, number, started_ms, revoked FROM attempts
-                 WHERE node = ?1 AND ended_ms = 0",
+                "SELECT lease_id, job, number, started_ms, revoked,
+                    CASE WHEN EXISTS (SELECT 1 FROM claimed WHERE claimed.job = attempts.job)
+                        THEN json_extract(claims, '$.start_by') END
+                 FROM attempts WHERE node = ?1 AND ended_ms = 0",
             )?;
             let rows = statement.query_map([node], |row| {
-                let started_ms: i64 = row.get(3)?;
+                let (started_ms, until): (i64, Option<i64>) = (row.get(3)?, row.get(5)?);
                 Ok(LiveLease {
                     lease_id: row.get(0)?,
                     job: row.get(1)?,
                     attempt: small(row.get(2)?),
                     started: started_ms != 0,
                     revoked: row.get(4)?,
+                    claimed_until: until.map(UnixSeconds),
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -170,9 +184,7 @@ impl Store {
     ) -> Result<Option<LeaseClaims>, StoreError> {
         self.write(now_ms, move |connection| {
             let Some(mut claims) = live_claims(connection, &lease_id)? else { return Ok(None) };
-            set_times(&mut claims, &nonce, ttl_seconds, now_ms);
-            claims.start_by = start_by(&claims, ttl_seconds);
-            save_claims(connection, &claims, now_ms)?;
+            renew(connection, &mut claims, Fate::Begins, (&nonce, ttl_seconds), now_ms)?;
             Ok(Some(claims))
         })
         .await
@@ -384,7 +396,7 @@ fn first_fit<'a>(
     Some((job, offer))
 }
 
-fn claims_for(
+pub(super) fn claims_for(
     job: &Candidate,
     offer: &Offer,
     terms: &LeaseTerms,
@@ -453,11 +465,26 @@ fn start_by(claims: &LeaseClaims, ttl_seconds: u32) -> UnixSeconds {
     UnixSeconds(claims.iat.0.saturating_add(wait))
 }
 
+/// Gives a live lease new times, durably.
+pub(super) fn renew(
+    connection: &Connection,
+    claims: &mut LeaseClaims,
+    fate: Fate,
+    (nonce, ttl_seconds): (&[u8; NONCE_BYTES], u32),
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    set_times(claims, nonce, ttl_seconds, now_ms);
+    if fate == Fate::Begins {
+        claims.start_by = start_by(claims, ttl_seconds);
+    }
+    save_claims(connection, claims, now_ms)
+}
+
 fn json(claims: &LeaseClaims) -> Result<String, StoreError> {
     serde_json::to_string(claims).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
-fn record(
+pub(super) fn record(
     connection: &Connection,
     job: &Candidate,
     node: &str,
@@ -489,10 +516,15 @@ fn every_ms(extension_seconds: u32) -> i64 {
     i64::from(extension_seconds).saturating_mul(1000)
 }
 
+/// When a started attempt has run too long; never where its job may run for ever.
+const RUNS_UNTIL: &str = "CASE runtime_seconds_max WHEN 0 THEN 9223372036854775807
+    ELSE started_ms + runtime_seconds_max * 1000 END";
+
 /// Started leases of a node that were not revoked and are due for extension or have run too long.
 const DUE_OR_OVERDUE: &str = "FROM attempts JOIN jobs USING (job)
     WHERE attempts.node = :node AND attempts.ended_ms = 0 AND started_ms > 0 AND revoked = ''
-    AND (issued_ms + :every <= :now OR started_ms + runtime_seconds_max * 1000 <= :now)";
+    AND (issued_ms + :every <= :now OR (runtime_seconds_max > 0
+        AND started_ms + runtime_seconds_max * 1000 <= :now))";
 
 pub(super) fn tend(
     connection: &Connection,
@@ -501,9 +533,8 @@ pub(super) fn tend(
     (ttl_seconds, extension_seconds): (u32, u32),
     now_ms: i64,
 ) -> Result<Tended, StoreError> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT lease_id, job, claims, started_ms + runtime_seconds_max * 1000 {DUE_OR_OVERDUE}"
-    ))?;
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT lease_id, job, claims, {RUNS_UNTIL} {DUE_OR_OVERDUE}"))?;
     let every = every_ms(extension_seconds);
     let due: Vec<(String, String, String, i64)> = statement
         .query_map(named_params! {":node": node, ":now": now_ms, ":every": every}, |row| {
@@ -518,8 +549,7 @@ pub(super) fn tend(
             continue;
         }
         let mut claims = read_claims(&claims)?;
-        set_times(&mut claims, nonce, ttl_seconds, now_ms);
-        save_claims(connection, &claims, now_ms)?;
+        renew(connection, &mut claims, Fate::GoesOn, (nonce, ttl_seconds), now_ms)?;
         tended.extended.push(claims);
     }
     Ok(tended)
@@ -537,7 +567,7 @@ pub(super) fn revoke(
     Ok(())
 }
 
-fn read_claims(text: &str) -> Result<LeaseClaims, StoreError> {
+pub(super) fn read_claims(text: &str) -> Result<LeaseClaims, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
@@ -569,7 +599,7 @@ fn save_claims(
     Ok(())
 }
 
-fn read_spec(connection: &Connection, job: &str) -> Result<Option<JobSpec>, StoreError> {
+pub(super) fn read_spec(connection: &Connection, job: &str) -> Result<Option<JobSpec>, StoreError> {
     let found: Option<Vec<u8>> = connection
         .prepare_cached("SELECT spec FROM jobs WHERE job = ?1")?
         .query_row([job], |row| row.get(0))

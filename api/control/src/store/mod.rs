@@ -7,8 +7,10 @@
 //!
 //! Invariants, property-tested in `tests.rs`: a job is in exactly one state; at most one attempt of
 //! a job has not ended; attempts of a job are numbered 1, 2, 3 … without gaps; the counters of an
-//! org equal what counting its jobs gives; what is done, dead or cancelled never changes again.
+//! org equal what counting its jobs gives; what is done, dead or cancelled never changes again; at most
+//! one live lease is claimed for a container of a node.
 
+mod claims;
 mod clock;
 mod events;
 mod jobs;
@@ -18,6 +20,7 @@ mod policies;
 mod quotas;
 mod rows;
 mod schema;
+mod tickets;
 mod writer;
 
 #[cfg(test)]
@@ -34,6 +37,7 @@ use tokio::sync::Semaphore;
 
 use crate::limits::READERS;
 
+pub(crate) use claims::{Answerable, ClaimTerms, Leased, NewClaim};
 pub(crate) use clock::ClockRecord;
 pub(crate) use events::{Event, EventKind, Lost};
 pub(crate) use jobs::{Cancelled, JobPage, NewJob};
@@ -43,6 +47,7 @@ pub(crate) use policies::PolicyRow;
 pub(crate) use quotas::QuotaRow;
 pub(crate) use rows::Listed;
 pub use schema::OpenError;
+pub(crate) use tickets::{NewTicket, TicketRow};
 
 /// The open store.
 #[derive(Clone)]

@@ -14,20 +14,27 @@ pub(super) struct JobHead {
     pub(super) org: String,
     pub(super) state: JobState,
     pub(super) attempt: u32,
-    pub(super) attempts_max: u32,
+    /// None when it is never tried again: what was claimed for one container.
+    pub(super) attempts_max: Option<u32>,
 }
 
 pub(super) fn head(connection: &Connection, job: &str) -> Result<Option<JobHead>, StoreError> {
-    let read = |row: &Row<'_>| -> rusqlite::Result<(String, i32, i64, i64)> {
+    let read = |row: &Row<'_>| -> rusqlite::Result<(String, i32, i64, Option<i64>)> {
         Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
     };
     let found = connection
-        .prepare_cached("SELECT org, state, attempt, attempts_max FROM jobs WHERE job = ?1")?
+        .prepare_cached(
+            "SELECT org, state, attempt,
+                CASE WHEN NOT EXISTS (SELECT 1 FROM claimed WHERE claimed.job = jobs.job)
+                    THEN attempts_max END
+             FROM jobs WHERE job = ?1",
+        )?
         .query_row([job], read)
         .optional()?;
     let Some((org, state, attempt, attempts_max)) = found else { return Ok(None) };
     let state = state_of(state)?;
-    Ok(Some(JobHead { org, state, attempt: small(attempt), attempts_max: small(attempts_max) }))
+    let attempts_max = attempts_max.map(small);
+    Ok(Some(JobHead { org, state, attempt: small(attempt), attempts_max }))
 }
 
 pub(super) fn state_of(number: i32) -> Result<JobState, StoreError> {
@@ -116,8 +123,8 @@ pub(super) fn ensure_org(connection: &Connection, org: &str) -> Result<(), Store
     Ok(())
 }
 
-const JOB_COLUMNS: &str =
-    "job, org, state, spec, created_ms, ended_ms, exit_code, reason, message, version";
+const JOB_COLUMNS: &str = "job, org, state, spec, created_ms, ended_ms, exit_code, reason, message, version, \
+    (SELECT shown FROM claimed WHERE claimed.job = jobs.job)";
 
 /// Jobs that were read.
 #[derive(Debug)]
@@ -150,7 +157,7 @@ pub(super) fn jobs_where(
 
 fn job_of(connection: &Connection, row: &Row<'_>) -> Result<pb::Job, StoreError> {
     let (job, org): (String, String) = (row.get(0)?, row.get(1)?);
-    let spec: Vec<u8> = row.get(3)?;
+    let (spec, claimed): (Vec<u8>, Option<Vec<u8>>) = (row.get(3)?, row.get(10)?);
     Ok(pb::Job {
         name: format!("orgs/{org}/jobs/{job}"),
         spec: Some(spec_of(&spec)?),
@@ -162,7 +169,12 @@ fn job_of(connection: &Connection, row: &Row<'_>) -> Result<pb::Job, StoreError>
         reason: row.get(7)?,
         message: row.get(8)?,
         version: unsigned(row.get(9)?),
+        claimed: claimed.as_deref().map(claimed_of).transpose()?,
     })
+}
+
+fn claimed_of(bytes: &[u8]) -> Result<pb::Claimed, StoreError> {
+    pb::Claimed::decode(bytes).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
 pub(super) fn spec_of(bytes: &[u8]) -> Result<pb::JobSpec, StoreError> {
@@ -193,14 +205,20 @@ fn attempts_of(connection: &Connection, job: &str) -> Result<Vec<pb::Attempt>, S
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Adds the bundles to a job's specification.
+/// Adds the bundles to a job's specification: its own, or those of the ticket that its pod showed,
+/// for as long as it has not ended.
 pub(super) fn add_bundles(
     connection: &Connection,
     job: &str,
     spec: &mut pb::JobSpec,
 ) -> Result<(), StoreError> {
     let bundles: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT bundles FROM bundles WHERE job = ?1")?
+        .prepare_cached(
+            "SELECT bundles FROM bundles WHERE job = ?1
+             UNION ALL SELECT tickets.bundles FROM claimed
+                JOIN jobs USING (job) JOIN tickets USING (ticket)
+                WHERE job = ?1 AND jobs.ended_ms = 0",
+        )?
         .query_row([job], |row| row.get(0))
         .optional()?;
     if let Some(bundles) = bundles {

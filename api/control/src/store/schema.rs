@@ -13,6 +13,7 @@ const CHECKPOINT_PAGES: i64 = 4000;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_first.sql"),
     include_str!("../../migrations/0002_clock.sql"),
+    include_str!("../../migrations/0003_claims.sql"),
 ];
 
 /// Why the store cannot be opened.

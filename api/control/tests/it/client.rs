@@ -14,8 +14,8 @@ use nimbus_api::proto::control::v1::{
 };
 use nimbus_api::proto::node::v1::sessions_client::SessionsClient;
 use nimbus_api::proto::node::v1::{
-    ControlMessage, Event, Finished, Grant, Heartbeat, HeldLease, Hello, LogData, NodeMessage,
-    Started, control_message, event, node_message,
+    Claim, ControlMessage, Event, Finished, Grant, Heartbeat, HeldLease, Hello, LogData,
+    NodeMessage, PodContainer, Started, claim_answer, control_message, event, node_message,
 };
 use nimbus_api::receipt::{
     RECEIPT_TYPE, Receipt, ReceiptPredicate, STATEMENT_TYPE, Subject, SubjectDigest,
@@ -107,6 +107,47 @@ pub(crate) fn submission() -> SubmitJobRequest {
         parent: "orgs/default".to_owned(),
         spec: Some(spec()),
         request_id: uuid::Uuid::new_v4().to_string(),
+    }
+}
+
+/// A policy whose namespace `ci` is org `acme`'s, whose namespace `tickets` is whoever's ticket it is.
+pub(crate) fn claim_policy(serial: u64) -> Vec<u8> {
+    let most = "most = { cpu_millis = 1000, memory_bytes = 67108864, pids = 64, \
+        scratch_bytes = 1048576 }\n";
+    let text = format!(
+        "version = 1\nid = \"p\"\nserial = {serial}\nnot_after = 2099-01-01T00:00:00Z\n\
+         [trust.t]\nkind = \"key\"\nkey = \"k\"\ntlog = \"off\"\n[need.n]\ntrust = \"t\"\n\
+         predicate = [\"x\"]\n[[rule]]\nimages = [\"127.0.0.1:5000/**\"]\nrequire = [\"n\"]\n\
+         [[claim]]\nnamespace = \"k8s.io\"\nkubernetes = [\"ci\"]\norg = \"acme\"\n\
+         network = \"pod\"\n{most}\
+         [[claim]]\nnamespace = \"k8s.io\"\nkubernetes = [\"tickets\"]\n{most}"
+    );
+    let key = SigningKey::from_seed([5; 32]);
+    nimbus_api::policy::sign(text.as_bytes(), &key).unwrap().to_json()
+}
+
+/// What a node claims for a container `app` of a pod in Kubernetes namespace `ci`.
+pub(crate) fn claim(container: &str) -> Claim {
+    Claim {
+        id: uuid::Uuid::new_v4().to_string(),
+        namespace: "k8s.io".to_owned(),
+        container: container.to_owned(),
+        image: spec().image,
+        process_sha256: Digest::of(b"process").hex(),
+        args: vec!["/bin/hello".to_owned()],
+        cwd: "/".to_owned(),
+        uid: 1,
+        gid: 2,
+        resources: None,
+        pod: Some(PodContainer {
+            sandbox: format!("sandbox-{container}"),
+            namespace: "ci".to_owned(),
+            name: "build".to_owned(),
+            uid: "u-1".to_owned(),
+            container: "app".to_owned(),
+            restart: 0,
+        }),
+        ticket: String::new(),
     }
 }
 
@@ -292,7 +333,7 @@ fn seed_of(key: &rcgen::KeyPair) -> SigningKey {
     SigningKey::from_seed(der[at..at + 32].try_into().unwrap())
 }
 
-fn message(kind: node_message::Kind) -> NodeMessage {
+pub(crate) fn message(kind: node_message::Kind) -> NodeMessage {
     NodeMessage { kind: Some(kind) }
 }
 
@@ -339,6 +380,44 @@ impl Session {
         let keys = self.keys.as_ref().expect("the key set comes before the first grant");
         let lease = LeaseToken::unchecked(grant.lease.clone()).verify(keys).unwrap();
         (lease.claims, grant)
+    }
+
+    /// Claims, and waits for the answer to it.
+    pub(crate) async fn claim(&mut self, claim: Claim) -> Result<(LeaseClaims, Grant), String> {
+        let id = claim.id.clone();
+        self.send(node_message::Kind::Claim(claim)).await;
+        loop {
+            let (answered, outcome) = self.answer().await;
+            if answered == id {
+                return outcome;
+            }
+        }
+    }
+
+    /// The next answer to a claim: its id, and a lease or a code.
+    pub(crate) async fn answer(&mut self) -> (String, Result<(LeaseClaims, Grant), String>) {
+        let wanted = |kind| {
+            assert!(!matches!(kind, Kind::Grant(_)), "what is claimed is never granted unasked");
+            if let Kind::ClaimAnswer(answer) = kind { Some(answer) } else { None }
+        };
+        let answer = self.find(wanted).await;
+        let outcome = match answer.kind.unwrap() {
+            claim_answer::Kind::Grant(grant) => {
+                let keys = self.keys.as_ref().expect("the key set comes before the first lease");
+                let lease = LeaseToken::unchecked(grant.lease.clone()).verify(keys).unwrap();
+                Ok((lease.claims, grant))
+            }
+            claim_answer::Kind::Refused(refused) => {
+                assert!(refused.message.starts_with(&format!("[{}] ", refused.reason)));
+                Err(refused.reason)
+            }
+        };
+        (answer.id, outcome)
+    }
+
+    /// A way to say things while the answers are read.
+    pub(crate) fn sender(&self) -> mpsc::Sender<NodeMessage> {
+        self.sender.clone()
     }
 
     pub(crate) async fn acked(&mut self, seq: u64) {

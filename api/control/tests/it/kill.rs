@@ -5,8 +5,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nimbus_api::proto::control::v1::JobState;
+use nimbus_api::proto::node::v1::node_message;
 
-use crate::client::{self, Credentials};
+use crate::claims::apply_policy;
+use crate::client::{self, Credentials, Node};
 
 const ROUNDS: usize = 5;
 const CLIENTS: usize = 4;
@@ -86,6 +88,41 @@ async fn no_acknowledged_job_is_lost_to_kill_9() {
     for name in &acknowledged {
         assert_eq!(client::get(&channel, name).await.state(), JobState::Queued, "{name}");
     }
+}
+
+/// The node has not read its answer when control dies, and asks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_was_durable_before_kill_9_is_the_same_lease_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = client::data(folder.path());
+    let control = spawn(&data).await;
+    apply_policy(&client::admin(folder.path()).await, 1).await;
+    let mut node = Node::join(folder.path(), "n1").await;
+    let session = node.session(vec![]).await;
+    let claim = client::claim("c1");
+    session.sender().send(client::message(node_message::Kind::Claim(claim.clone()))).await.unwrap();
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let database = rusqlite::Connection::open_with_flags(data.join("control.db"), flags).unwrap();
+    let mut durable = None;
+    for _ in 0..600 {
+        let read = database.query_row("SELECT lease_id FROM attempts", [], |row| row.get(0));
+        if let Ok(lease_id) = read {
+            durable = Some(lease_id);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let durable: String = durable.expect("the claim becomes durable");
+    // Dropping kills it.
+    drop((control, session, database));
+    let _control = spawn(&data).await;
+    let endpoint = Credentials::read(&data.join("admin.json")).endpoint;
+    node.credentials.endpoint = endpoint;
+    let mut session = node.session(vec![]).await;
+    session.heartbeat().await;
+    let (claims, _grant) = session.claim(claim).await.unwrap();
+    assert_eq!(claims.lease_id.as_str(), durable);
+    assert_eq!(claims.nonce, hex::encode(&session.nonce));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,12 @@
 #![forbid(unsafe_code)]
 
 #[cfg(test)]
+mod claims;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]
 mod service;
+#[cfg(test)]
+mod tickets;

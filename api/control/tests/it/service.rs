@@ -28,7 +28,7 @@ use crate::client::{self, Credentials, Kind, Node};
 /// How often control looks for leases that have run out.
 const SWEEP: Duration = Duration::from_secs(1);
 
-fn code(status: &tonic::Status) -> RefusalCode {
+pub(crate) fn code(status: &tonic::Status) -> RefusalCode {
     let code = Refusal::code_in(status.message()).expect("a refusal");
     let details = status.get_error_details();
     let info = details.error_info().expect("ErrorInfo");
