@@ -18,6 +18,7 @@ pub const RUNTIME: &str = "io.containerd.nimbus.v1";
 pub struct Ctr {
     address: PathBuf,
     fifos: PathBuf,
+    namespace: String,
 }
 
 /// What it said.
@@ -77,15 +78,23 @@ pub(crate) fn version_word(program: &str) -> Result<String, Failure> {
 }
 
 impl Ctr {
-    /// A client of the containerd at this socket; fifos go below `fifos`.
+    /// A client of the containerd at this socket, in the agent's namespace; fifos go below `fifos`.
     pub fn new(address: &Path, fifos: &Path) -> Self {
-        Self { address: address.to_owned(), fifos: fifos.to_owned() }
+        let namespace = NAMESPACE.to_owned();
+        Self { address: address.to_owned(), fifos: fifos.to_owned(), namespace }
     }
 
-    /// A command in the agent's namespace.
+    /// The same in another namespace.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    /// A command.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(&self.address).args(["--namespace", NAMESPACE]).args(args);
+        command.arg("--address").arg(&self.address).args(["--namespace", &self.namespace]).args(args);
         command
     }
 

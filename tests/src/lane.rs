@@ -20,7 +20,7 @@ pub struct Case {
 
 enum How {
     Alone(Box<dyn Fn() -> Outcome>),
-    Shared(fn(&mut Lab) -> Outcome),
+    Shared(Box<dyn Fn(&mut Lab) -> Outcome>),
     Own(fn() -> Setting, fn(&mut Lab) -> Outcome),
 }
 
@@ -31,8 +31,8 @@ impl Case {
     }
 
     /// Leaves the lab as it found it.
-    pub fn shared(name: &str, run: fn(&mut Lab) -> Outcome) -> Self {
-        Self { name: name.to_owned(), how: How::Shared(run) }
+    pub fn shared(name: &str, run: impl Fn(&mut Lab) -> Outcome + 'static) -> Self {
+        Self { name: name.to_owned(), how: How::Shared(Box::new(run)) }
     }
 
     /// Needs a lab of its own: with another setting, or because it breaks it.
@@ -81,6 +81,11 @@ impl std::fmt::Debug for Case {
 
 /// Runs the cases whose name contains the filter of the command line.
 pub fn main(lane: &str, cases: &[Case]) -> ExitCode {
+    main_with(lane, &Setting::default(), cases)
+}
+
+/// As [`main`], with another setting of the shared lab.
+pub fn main_with(lane: &str, setting: &Setting, cases: &[Case]) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let filter = args.iter().find(|arg| !arg.starts_with('-')).cloned().unwrap_or_default();
     let chosen: Vec<_> =
@@ -96,7 +101,7 @@ pub fn main(lane: &str, cases: &[Case]) -> ExitCode {
     let mut tally = Tally::default();
     let mut shared: Option<Lab> = None;
     for case in &chosen {
-        let outcome = run(case, &mut shared);
+        let outcome = run(case, setting, &mut shared);
         report(&mut tally, lane, &case.name, outcome);
     }
     if let Some(lab) = shared {
@@ -117,7 +122,7 @@ pub fn main(lane: &str, cases: &[Case]) -> ExitCode {
     if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) }
 }
 
-fn run(case: &Case, shared: &mut Option<Lab>) -> Outcome {
+fn run(case: &Case, setting: &Setting, shared: &mut Option<Lab>) -> Outcome {
     if !matches!(case.how, How::Alone(_)) && !nix::unistd::Uid::effective().is_root() {
         return Err(Failure::skip("needs root"));
     }
@@ -125,15 +130,15 @@ fn run(case: &Case, shared: &mut Option<Lab>) -> Outcome {
         How::Alone(run) => guarded(run),
         How::Own(setting, run) => guarded(|| {
             let mut lab = Lab::start(setting())?;
-            shown(&mut lab, *run)?;
+            shown(&mut lab, run)?;
             lab.close()
         }),
         How::Shared(run) => guarded(|| {
             let mut lab = match shared.take() {
                 Some(lab) => lab,
-                None => Lab::start(Setting::default())?,
+                None => Lab::start(setting.clone())?,
             };
-            let outcome = shown(&mut lab, *run);
+            let outcome = shown(&mut lab, run);
             // Only a failure leaves a lab that nobody else should have.
             if outcome.as_ref().err().is_none_or(Failure::is_skip) {
                 *shared = Some(lab);
@@ -144,7 +149,7 @@ fn run(case: &Case, shared: &mut Option<Lab>) -> Outcome {
 }
 
 /// Runs a case and shows the lab's logs when it fails.
-fn shown(lab: &mut Lab, run: fn(&mut Lab) -> Outcome) -> Outcome {
+fn shown(lab: &mut Lab, run: &dyn Fn(&mut Lab) -> Outcome) -> Outcome {
     let outcome = guarded(|| run(lab));
     match &outcome {
         Err(failure) if !failure.is_skip() => say(&lab.logs()),

@@ -15,6 +15,7 @@ pub mod certificates;
 pub mod child;
 pub mod conformance;
 pub mod containerd;
+pub mod cri;
 pub mod ctl;
 pub mod ctr;
 pub mod demo;

@@ -30,7 +30,7 @@ pub(super) fn rootfs(dir: &Path) -> Result<PathBuf, Failure> {
 /// seccomp profile.
 pub(super) fn specification(dir: &Path, root: &Path) -> Result<Value, Failure> {
     // No container is started under it, so no programs of ours are needed.
-    let containerd = containerd::start(dir, dir, &dir.join("containerd.log"))?;
+    let containerd = containerd::start(dir, dir, &dir.join("containerd.log"), None)?;
     let ctr = Ctr::new(&dir.join(containerd::SOCKET), dir);
     let root = root.display().to_string();
     ctr.ask(&["containers", "create", "--seccomp", "--rootfs", &root, "bench", "/bin/true"])?

@@ -88,7 +88,7 @@ impl Ground {
         let layer = spec::layer(dir.path())?;
         let socket = dir.path().join(containerd::RUN_DIR).join("node.sock");
         let agent = Agent::listen(&socket, &layer)?;
-        let daemon = containerd::start(dir.path(), &programs, &dir.path().join("containerd.log"))?;
+        let daemon = containerd::start(dir.path(), &programs, &dir.path().join("containerd.log"), None)?;
         let client = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CLIENT_THREADS)
             .enable_all()
@@ -164,7 +164,7 @@ impl Ground {
     /// Starts containerd again.
     pub(super) fn start_containerd(&mut self) -> Outcome {
         let log = self.dir().join("containerd.log");
-        self.containerd = Some(containerd::start(self.dir(), &self.programs, &log)?);
+        self.containerd = Some(containerd::start(self.dir(), &self.programs, &log, None)?);
         self.events.wait_subscribed(&self.client, &self.channel)
     }
 

@@ -6,6 +6,7 @@
 //! dropping a lab without closing it kills and removes what it can find.
 
 mod jobs;
+mod pods;
 mod programs;
 mod settle;
 
@@ -25,7 +26,8 @@ use crate::images::{Published, busybox_with};
 use crate::mint::Stolen;
 use crate::policy::Keys;
 use crate::specimen::Specimen;
-use crate::{Failure, Outcome, containerd, leftovers};
+use crate::{Failure, Outcome, containerd, cri, leftovers};
+use pods::PodImages;
 
 /// The trust domain of every lab: control's default.
 pub const DOMAIN: &str = "nimbus.local";
@@ -51,13 +53,15 @@ pub struct Setting {
     pub policy: bool,
     /// Whether there is a [`Gate`] between the node agent and containerd.
     pub gate: bool,
+    /// Whether containerd has its CRI plugin, and the policy rules for pods.
+    pub cri: bool,
     /// Where the programs are; none means as [`bin_dir`] finds them.
     pub bin_dir: Option<PathBuf>,
 }
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { lease_ttl: 900, lease_extension: 300, policy: true, gate: false, bin_dir: None }
+        Self { lease_ttl: 900, lease_extension: 300, policy: true, gate: false, cri: false, bin_dir: None }
     }
 }
 
@@ -80,6 +84,8 @@ pub struct Lab {
     ids: BTreeSet<String>,
     guards_before: BTreeSet<PathBuf>,
     parents_before: BTreeSet<PathBuf>,
+    networks_before: BTreeSet<PathBuf>,
+    pods: Option<PodImages>,
     hello: Option<Published>,
     specimen: Option<(Instant, Specimen)>,
     settled: bool,
@@ -105,6 +111,8 @@ impl Lab {
             ids: BTreeSet::new(),
             guards_before: leftovers::guards(),
             parents_before: leftovers::parents(),
+            networks_before: cri::network::names(),
+            pods: None,
             hello: None,
             specimen: None,
             settled: false,
@@ -112,6 +120,10 @@ impl Lab {
         };
         for name in ["logs", "fifos", "layouts", "files"] {
             std::fs::create_dir(lab.path(name))?;
+        }
+        if lab.setting.cri {
+            // What pods leave is in cgroups of this name.
+            lab.remember(&lab.pod_cgroups());
         }
         let begun = lab.begin();
         if let Err(failure) = begun {
@@ -122,6 +134,9 @@ impl Lab {
 
     fn begin(&mut self) -> Outcome {
         self.start_registry()?;
+        if self.setting.cri {
+            self.publish_pod_images()?;
+        }
         self.start_containerd()?;
         if self.setting.gate {
             let (gate, containerd) = (self.containerd_of_node(), self.path(CONTAINERD_SOCKET));

@@ -27,6 +27,9 @@ struct NodeConfig {
     data_dir: PathBuf,
     run_dir: PathBuf,
     containerd_address: PathBuf,
+    containerd_root: PathBuf,
+    containerd_state: PathBuf,
+    kubelet_root: PathBuf,
     policy_key: PathBuf,
     insecure_registries: Vec<String>,
     layout_roots: Vec<PathBuf>,
@@ -74,7 +77,9 @@ impl Lab {
     /// Starts containerd; the shim is found in the directory of the programs and inherits the run
     /// directory.
     pub fn start_containerd(&mut self) -> Outcome {
-        self.containerd = Some(containerd::start(&self.dir, &self.bin, &self.log("containerd"))?);
+        let registry = self.setting.cri.then_some(self.registry_address.as_str());
+        let log = self.log("containerd");
+        self.containerd = Some(containerd::start(&self.dir, &self.bin, &log, registry)?);
         Ok(())
     }
 
@@ -114,6 +119,9 @@ impl Lab {
             data_dir: self.node_dir(),
             run_dir: self.run_dir(),
             containerd_address: self.containerd_of_node(),
+            containerd_root: self.path(containerd::ROOT),
+            containerd_state: self.path(containerd::STATE),
+            kubelet_root: self.kubelet_root(),
             policy_key: self.path("policy.pub"),
             insecure_registries: vec![self.registry_address.clone()],
             layout_roots: vec![self.path("layouts")],
@@ -160,7 +168,8 @@ impl Lab {
     pub fn apply_policy(&mut self) -> Outcome {
         let serial = self.serial + 1;
         let layouts = self.path("layouts").display().to_string();
-        let document = self.keys.document(serial, &self.registry_address, &layouts)?;
+        let mut document = self.keys.document(serial, &self.registry_address, &layouts)?;
+        document.push_str(&self.pod_policy()?);
         let envelope = nimbus_api::policy::sign(document.as_bytes(), &self.keys.policy)?;
         self.apply_envelope(&envelope.to_json())?;
         self.serial = serial;

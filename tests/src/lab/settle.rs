@@ -24,9 +24,11 @@ impl Lab {
         let idle = until("the containers to be gone", || {
             left = leftovers::of_run_dir(&self.run_dir());
             left.extend(self.ctr().containers()?.into_iter().map(|id| format!("container {id}")));
+            left.extend(self.pods_left()?);
             Ok(left.is_empty().then_some(()))
         });
         ensure!(idle.is_ok(), "left before the end: {}\n{}", left.join(", "), self.logs());
+        self.settle_pods()?;
         self.stop_programs()?;
         let stopped = until("the lab's processes to be gone", || {
             left = leftovers::of_lab(&self.dir, &self.ids);
@@ -56,6 +58,7 @@ impl Drop for Lab {
         }
         drop([self.node.take(), self.control.take(), self.containerd.take(), self.registry.take()]);
         let swept = sweep(&self.dir, &self.ids);
+        self.sweep_pods();
         for guard in leftovers::empty_guards(&self.guards_before) {
             drop(fs::remove_dir(guard));
         }
