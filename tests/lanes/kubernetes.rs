@@ -60,7 +60,8 @@ fn main() -> ExitCode {
     scenarios.extend(network::scenarios());
     scenarios.extend(figures::scenarios());
     let references = References::default();
-    let mut all: Vec<_> = scenarios.iter().map(|scenario| with_runc(scenario, &references)).collect();
+    let mut all: Vec<_> =
+        scenarios.iter().map(|scenario| with_runc(scenario, &references)).collect();
     all.extend(scenarios.iter().map(|scenario| with_nimbus(scenario, &references)));
     all.extend(attacks::cases());
     let setting = Setting { cri: true, ..Setting::default() };

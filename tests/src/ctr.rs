@@ -94,7 +94,11 @@ impl Ctr {
     /// A command.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(&self.address).args(["--namespace", &self.namespace]).args(args);
+        command
+            .arg("--address")
+            .arg(&self.address)
+            .args(["--namespace", &self.namespace])
+            .args(args);
         command
     }
 

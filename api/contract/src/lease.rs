@@ -38,6 +38,26 @@ pub const SECCOMP_DEFAULT: &str = "default";
 pub const SECCOMP_STRICT: &str = "nimbus-strict";
 /// Every seccomp profile that a job may ask for.
 pub const SECCOMP_PROFILES: [&str; 2] = [SECCOMP_DEFAULT, SECCOMP_STRICT];
+/// The capabilities that containerd gives by default: a specification that names no others demands
+/// nothing, and a lease can name no others. Sorted.
+pub const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+/// Smallest file system that a job's writable space can be.
+pub const SCRATCH_DISK_BYTES_MIN: u64 = 4 << 20;
 /// Bytes of a heartbeat nonce.
 pub const NONCE_BYTES: usize = 16;
 

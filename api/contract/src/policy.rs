@@ -13,6 +13,7 @@ use crate::clock::UnixSeconds;
 use crate::digest::Digest;
 use crate::dsse::{Envelope, EnvelopeError, SigningKey, VerifyingKey};
 use crate::id::{Namespace, OrgId};
+use crate::lease::{DEFAULT_CAPABILITIES, SCRATCH_DISK_BYTES_MIN};
 
 /// DSSE payload type of a policy.
 pub const POLICY_TYPE: &str = "application/vnd.nimbus.policy.v1+toml";
@@ -162,9 +163,16 @@ pub struct ClaimRule {
     pub network: ClaimNetwork,
     /// The most that one container may ask for, and what one gets that asks for nothing.
     pub most: ClaimResources,
+    /// What such a container may have of containerd's default capabilities; all of them unless it is said.
+    #[serde(default = "default_capabilities")]
+    pub capabilities: Vec<String>,
     /// Such a container is killed after this many seconds; none is never.
     #[serde(default)]
     pub max_runtime_seconds: Option<u32>,
+}
+
+fn default_capabilities() -> Vec<String> {
+    DEFAULT_CAPABILITIES.map(str::to_owned).to_vec()
 }
 
 /// Network of a claimed container.
@@ -188,7 +196,7 @@ pub struct ClaimResources {
     pub memory_bytes: u64,
     /// Tasks.
     pub pids: u32,
-    /// Writable space of the root file system, bytes.
+    /// Writable space of the root file system, bytes; on disk, at least 4 MiB.
     pub scratch_bytes: u64,
 }
 
@@ -314,10 +322,18 @@ impl Policy {
             if !pods && (rule.network == ClaimNetwork::Pod || rule.org.is_none()) {
                 return fail("only pods have a pod's network or a ticket: name an org");
             }
+            let known = |name: &String| DEFAULT_CAPABILITIES.contains(&name.as_str());
+            if !rule.capabilities.iter().all(known) || !rule.capabilities.is_sorted_by(|a, b| a < b)
+            {
+                return fail("capabilities are some of containerd's default ones, sorted");
+            }
             let most = &rule.most;
             let zero = most.cpu_millis == 0 || most.memory_bytes == 0 || most.pids == 0;
-            if zero || most.scratch_bytes == 0 || rule.max_runtime_seconds == Some(0) {
+            if zero || rule.max_runtime_seconds == Some(0) {
                 return fail("limits must not be zero");
+            }
+            if most.scratch_bytes < SCRATCH_DISK_BYTES_MIN {
+                return fail("scratch_bytes must be at least 4 MiB");
             }
         }
         Ok(())

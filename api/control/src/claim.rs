@@ -9,7 +9,7 @@ use nimbus_api::clock::UnixSeconds;
 use nimbus_api::id::{ContainerId, ContainerKey, OrgId};
 use nimbus_api::lease::{LeasedClaim, LeasedEgress, LeasedPod, SECCOMP_DEFAULT};
 use nimbus_api::policy::{ClaimNetwork, ClaimResources, Policy};
-use nimbus_api::proto::control::v1::{JobSpec, Resources};
+use nimbus_api::proto::control::v1::{JobSpec, Resources, ScratchMedium};
 use nimbus_api::proto::node::v1::{Claim, PodContainer};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
@@ -42,6 +42,8 @@ pub(crate) struct Given {
     pub(crate) org: Option<OrgId>,
     /// Its network.
     pub(crate) egress: LeasedEgress,
+    /// Its capabilities, sorted.
+    pub(crate) capabilities: Vec<String>,
     /// What is to be leased, with all of it filled in. A run time of 0 is without an end.
     pub(crate) spec: JobSpec,
 }
@@ -201,7 +203,8 @@ pub(crate) fn decide(
         ClaimNetwork::None => LeasedEgress::None,
         ClaimNetwork::Pod => LeasedEgress::Pod,
     };
-    Ok(Given { org: rule.org.clone(), egress, spec })
+    let capabilities = rule.capabilities.clone();
+    Ok(Given { org: rule.org.clone(), egress, capabilities, spec })
 }
 
 /// What no node would start need not be leased. The node knows the manifest's digest, too, which a
@@ -255,6 +258,7 @@ fn resources_for(
         pids: small(pids),
         scratch_bytes: given("scratch_bytes", asked.scratch_bytes, most.scratch_bytes, 0)?,
         log_bytes: given("log_bytes", log_bytes, LOG_BYTES_MAX, 0)?,
+        scratch: ScratchMedium::Disk.into(),
     })
 }
 

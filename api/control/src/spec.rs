@@ -6,8 +6,9 @@ use std::fmt;
 
 use nimbus_api::Digest;
 use nimbus_api::egress::{EGRESS_RULES_MAX, EgressRule, EgressRules};
+use nimbus_api::lease::SCRATCH_DISK_BYTES_MIN;
 use nimbus_api::lease::{SECCOMP_DEFAULT, SECCOMP_PROFILES};
-use nimbus_api::proto::control::v1::{Image, JobSpec, Resources};
+use nimbus_api::proto::control::v1::{Image, JobSpec, Resources, ScratchMedium};
 
 use crate::limits::{
     ATTEMPTS_DEFAULT, ATTEMPTS_MAX, BUNDLE_BYTES_MAX, BUNDLES_MAX, CPU_MILLIS_MAX,
@@ -24,6 +25,7 @@ pub(crate) const RESOURCES_DEFAULT: Resources = Resources {
     pids: 256,
     scratch_bytes: 128 << 20,
     log_bytes: 16 << 20,
+    scratch: ScratchMedium::Disk as i32,
 };
 
 /// A field that is not as it must be.
@@ -179,6 +181,19 @@ fn check_resources(mut found: Resources) -> Result<Resources, FieldProblem> {
     found.pids = or_small(found.pids, default.pids);
     found.scratch_bytes = or(found.scratch_bytes, default.scratch_bytes);
     found.log_bytes = or(found.log_bytes, default.log_bytes);
+    let disk = match ScratchMedium::try_from(found.scratch) {
+        Ok(ScratchMedium::Unspecified | ScratchMedium::Disk) => true,
+        Ok(ScratchMedium::Memory) => false,
+        Err(unknown) => return Err(wrong("spec.resources.scratch", unknown.to_string())),
+    };
+    if disk {
+        found.scratch = ScratchMedium::Disk.into();
+        if found.scratch_bytes < SCRATCH_DISK_BYTES_MIN {
+            let least = SCRATCH_DISK_BYTES_MIN;
+            let problem = format!("found {}, expected at least {least}", found.scratch_bytes);
+            return Err(wrong("spec.resources.scratch_bytes", problem));
+        }
+    }
     if found.memory_bytes < MEMORY_BYTES_MIN {
         let problem = format!("found {}, expected at least {MEMORY_BYTES_MIN}", found.memory_bytes);
         return Err(wrong("spec.resources.memory_bytes", problem));

@@ -107,6 +107,9 @@ pub(crate) struct SubmitArgs {
     /// Writable space of the root file system: 64MiB
     #[arg(long, value_parser = units::size, value_name = "SIZE")]
     pub(crate) scratch: Option<u64>,
+    /// Writable space in memory, counted in the job's, instead of on disk
+    #[arg(long)]
+    pub(crate) scratch_in_memory: bool,
     /// Output that is kept: 1MiB
     #[arg(long, value_parser = units::size, value_name = "SIZE")]
     pub(crate) log: Option<u64>,

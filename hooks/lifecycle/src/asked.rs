@@ -38,7 +38,7 @@ pub fn asked(config_json: &[u8]) -> Result<Asked, Refusal> {
     let millis = u32::try_from(millis).unwrap_or(u32::MAX);
     let pids = positive(resources.pids.and_then(|pids| pids.limit));
     Ok(Asked {
-        process: process::identity(&process),
+        process: process::identity(&process, &spec.mounts),
         cpu_millis: if millis == 0 { 0 } else { millis.max(CPU_MILLIS_MIN) },
         memory_bytes: positive(resources.memory.and_then(|memory| memory.limit)),
         pids: u32::try_from(pids).unwrap_or(u32::MAX),

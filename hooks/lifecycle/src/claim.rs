@@ -67,6 +67,9 @@ fn check_mapped(facts: &Facts, claims: &LeaseClaims, claim: &LeasedClaim) -> Res
     if !network_is_given(rule, claims, claim) {
         return not_mapped("not with the network that the lease gives".to_owned());
     }
+    if let Some(name) = claims.capabilities.iter().find(|name| !rule.capabilities.contains(name)) {
+        return not_mapped(format!("not with {name}"));
+    }
     check_most(&claims.resources, &rule.most)
 }
 

@@ -7,14 +7,13 @@
 
 use nimbus_api::clock::{BootNanos, UnixSeconds};
 use nimbus_api::id::ContainerKey;
-use nimbus_api::lease::{LEASE_VERSION, LeaseClaims, LeasedImage, ScratchMedium, VerifiedLease};
+use nimbus_api::lease::{
+    LEASE_VERSION, LeaseClaims, LeasedImage, SCRATCH_DISK_BYTES_MIN, ScratchMedium, VerifiedLease,
+};
 use nimbus_api::{Digest, Refusal, RefusalCode};
 
 use crate::facts::{ClockFacts, Facts, HeartbeatFact, LeaseFact, LeaseUse, NodeFacts};
-use crate::{
-    CPU_MILLIS_MIN, DEFAULT_CAPABILITIES, FLOOR_TOLERANCE_SECONDS, LIFETIME_SECONDS_MAX,
-    SCRATCH_DISK_BYTES_MIN,
-};
+use crate::{CPU_MILLIS_MIN, DEFAULT_CAPABILITIES, FLOOR_TOLERANCE_SECONDS, LIFETIME_SECONDS_MAX};
 
 /// A lease that holds here and now.
 #[derive(Debug)]

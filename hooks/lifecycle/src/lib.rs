@@ -32,6 +32,8 @@ mod task;
 mod tests;
 mod update;
 
+pub use nimbus_api::lease::DEFAULT_CAPABILITIES;
+
 pub use asked::{Asked, asked};
 pub use decide::admit;
 pub use exec::exec;
@@ -50,23 +52,3 @@ pub const LIFETIME_SECONDS_MAX: u64 = 86_400;
 /// Smallest share of a processor that can be enforced, thousandths: the kernel's shortest quota is
 /// 1 ms of a 100 ms period.
 pub const CPU_MILLIS_MIN: u32 = 10;
-/// Smallest file system that a job's writable space can be.
-pub const SCRATCH_DISK_BYTES_MIN: u64 = 4 << 20;
-/// The capabilities that containerd gives by default: a specification that names no others demands
-/// nothing, and a lease can name no others. Sorted.
-pub const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CAP_AUDIT_WRITE",
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_RAW",
-    "CAP_SETFCAP",
-    "CAP_SETGID",
-    "CAP_SETPCAP",
-    "CAP_SETUID",
-    "CAP_SYS_CHROOT",
-];

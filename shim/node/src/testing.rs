@@ -127,13 +127,13 @@ require = ["n"]
 [[claim]]
 namespace = "testing"
 org = "default"
-most = {{ cpu_millis = 1000, memory_bytes = 67108864, pids = 64, scratch_bytes = 1048576 }}
+most = {{ cpu_millis = 1000, memory_bytes = 67108864, pids = 64, scratch_bytes = 8388608 }}
 [[claim]]
 namespace = "k8s.io"
 kubernetes = ["ci"]
 org = "default"
 network = "pod"
-most = {{ cpu_millis = 1000, memory_bytes = 67108864, pids = 64, scratch_bytes = 1048576 }}
+most = {{ cpu_millis = 1000, memory_bytes = 67108864, pids = 64, scratch_bytes = 8388608 }}
 "#
     )
     .into_bytes()

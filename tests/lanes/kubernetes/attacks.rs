@@ -280,8 +280,11 @@ fn a_pod_of_an_unmapped_namespace_is_refused(lab: &mut Lab) -> Outcome {
 fn a_pod_of_a_closed_namespace_has_a_loopback_and_nothing_else(lab: &mut Lab) -> Outcome {
     let node = Node::of(lab, Handler::Nimbus)?;
     let pod = node.pod_in(CLOSED, "closed", |_config| {})?;
-    let server = pod.sh("server", "mkdir /tmp/www; echo served > /tmp/www/index.html; \
-         httpd -p 127.0.0.1:8080 -h /tmp/www; echo ready; exec sleep 600")?;
+    let server = pod.sh(
+        "server",
+        "mkdir /tmp/www; echo served > /tmp/www/index.html; \
+         httpd -p 127.0.0.1:8080 -h /tmp/www; echo ready; exec sleep 600",
+    )?;
     server.says("ready")?;
     let client = pod.sh("client", "exec sleep 600")?;
     let devices = client.exec("cut -d: -f1 -s /proc/net/dev | tr -d ' '")?;

@@ -114,7 +114,8 @@ fn a_command_sees_what_the_container_sees(
     let pod = node.pod("same")?;
     let container = pod.sh("main", "exec sleep 600")?;
     for kind in ["ipc", "mnt", "net", "pid", "uts"] {
-        let script = format!("[ $(readlink /proc/1/ns/{kind}) = $(readlink /proc/self/ns/{kind}) ]");
+        let script =
+            format!("[ $(readlink /proc/1/ns/{kind}) = $(readlink /proc/self/ns/{kind}) ]");
         let ran = container.exec(&script)?;
         ensure!(ran.code == 0, "another {kind} namespace: {ran:?}");
     }

@@ -11,11 +11,7 @@ use nimbus_tests::{Failure, Lab, ensure, proc};
 use crate::{Scenario, scenarios};
 
 pub(crate) fn scenarios() -> Vec<(&'static str, Scenario)> {
-    scenarios![
-        use_is_told,
-        limits_are_those_that_were_asked_for,
-        limits_can_be_changed,
-    ]
+    scenarios![use_is_told, limits_are_those_that_were_asked_for, limits_can_be_changed,]
 }
 
 fn figure(value: Option<&UInt64Value>) -> u64 {
@@ -32,7 +28,8 @@ fn use_is_told(lab: &mut Lab, handler: Handler) -> Result<Seen, Failure> {
     let node = Node::of(lab, handler)?;
     let mut seen = Seen::default();
     let pod = node.pod("used")?;
-    let script = "seq 300000 > /dev/null; head -c 8m /dev/zero > /tmp/file; echo done; exec sleep 600";
+    let script =
+        "seq 300000 > /dev/null; head -c 8m /dev/zero > /tmp/file; echo done; exec sleep 600";
     let busy = pod.sh("busy", script)?;
     let idle = pod.sh("idle", "exec sleep 600")?;
     busy.says("done")?;

@@ -65,7 +65,10 @@ fn a_long_line_is_logged_in_parts(lab: &mut Lab, handler: Handler) -> Result<See
     Ok(seen)
 }
 
-fn a_log_is_rotated_without_losing_a_line(lab: &mut Lab, handler: Handler) -> Result<Seen, Failure> {
+fn a_log_is_rotated_without_losing_a_line(
+    lab: &mut Lab,
+    handler: Handler,
+) -> Result<Seen, Failure> {
     let node = Node::of(lab, handler)?;
     let mut seen = Seen::default();
     let pod = node.pod("rotated")?;

@@ -92,9 +92,14 @@ fn a_container_has_what_its_author_wrote(lab: &mut Lab, handler: Handler) -> Res
     let pod = node.pod("authored")?;
     let mut config = pod.wish("main", "")?;
     config.command = vec!["/bin/sh".to_owned(), "-c".to_owned()];
-    config.args = vec!["pwd; echo \"$GREETING\"; echo \"$0 $1\"".to_owned(), "a".to_owned(), "b c".to_owned()];
+    config.args = vec![
+        "pwd; echo \"$GREETING\"; echo \"$0 $1\"".to_owned(),
+        "a".to_owned(),
+        "b c".to_owned(),
+    ];
     config.working_dir = "/var".to_owned();
-    let greeting = k8s_cri::v1::KeyValue { key: "GREETING".to_owned(), value: "hello\tthere".to_owned() };
+    let greeting =
+        k8s_cri::v1::KeyValue { key: "GREETING".to_owned(), value: "hello\tthere".to_owned() };
     config.envs.push(greeting);
     let container = pod.start(&config)?;
     let ended = container.ended()?;

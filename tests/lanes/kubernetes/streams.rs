@@ -157,8 +157,7 @@ fn a_port_of_a_pod_is_forwarded(lab: &mut Lab, handler: Handler) -> Result<Seen,
     let container = pod.sh("main", script)?;
     container.says("ready")?;
     for round in 0..2 {
-        let request =
-            PortForwardRequest { pod_sandbox_id: pod.id().to_owned(), port: vec![8080] };
+        let request = PortForwardRequest { pod_sandbox_id: pod.id().to_owned(), port: vec![8080] };
         let mut stream = Stream::open(&node.cri().port_forward(request)?.url)?;
         stream.send(DATA, b"GET /index.html HTTP/1.0\r\n\r\n")?;
         stream.wait_for(DATA, "served\n")?;

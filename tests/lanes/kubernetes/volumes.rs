@@ -63,7 +63,9 @@ fn a_secret_is_read_only(lab: &mut Lab, handler: Handler) -> Result<Seen, Failur
     let read = container.exec(&format!("cat {at}/token; ls {at}"))?;
     ensure!(read.out.starts_with("s3cret"), "found {read:?}");
     seen.note("read", read);
-    for script in ["echo x > {at}/token", "touch {at}/x", "rm {at}/token", "mount -o remount,rw {at}"] {
+    for script in
+        ["echo x > {at}/token", "touch {at}/x", "rm {at}/token", "mount -o remount,rw {at}"]
+    {
         let script = script.replace("{at}", at);
         let tried = container.exec(&script)?;
         ensure!(tried.code != 0, "{script}: {tried:?}");

@@ -88,7 +88,8 @@ impl Ground {
         let layer = spec::layer(dir.path())?;
         let socket = dir.path().join(containerd::RUN_DIR).join("node.sock");
         let agent = Agent::listen(&socket, &layer)?;
-        let daemon = containerd::start(dir.path(), &programs, &dir.path().join("containerd.log"), None)?;
+        let daemon =
+            containerd::start(dir.path(), &programs, &dir.path().join("containerd.log"), None)?;
         let client = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(CLIENT_THREADS)
             .enable_all()

@@ -68,7 +68,10 @@ impl Pod {
         dir: PathBuf,
     ) -> Result<Self, Failure> {
         fs::create_dir_all(dir.join("containers"))?;
-        let hosts = format!("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n127.0.0.2\t{}\n", config.hostname);
+        let hosts = format!(
+            "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n127.0.0.2\t{}\n",
+            config.hostname
+        );
         fs::write(dir.join("etc-hosts"), hosts)?;
         let mut pod = Self {
             cri: Rc::clone(&node.cri),

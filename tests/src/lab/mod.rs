@@ -61,7 +61,14 @@ pub struct Setting {
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { lease_ttl: 900, lease_extension: 300, policy: true, gate: false, cri: false, bin_dir: None }
+        Self {
+            lease_ttl: 900,
+            lease_extension: 300,
+            policy: true,
+            gate: false,
+            cri: false,
+            bin_dir: None,
+        }
     }
 }
 

@@ -17,7 +17,8 @@ use crate::{Failure, Outcome, containerd, ensure};
 const MORE_APPLETS: [&str; 9] =
     ["httpd", "wget", "tr", "ip", "stty", "usleep", "df", "sort", "cut"];
 /// The most that a pod's container may ask for, and what one gets that asks for nothing.
-const MOST: &str = "{ cpu_millis = 2000, memory_bytes = 268435456, pids = 512, scratch_bytes = 67108864 }";
+const MOST: &str =
+    "{ cpu_millis = 2000, memory_bytes = 268435456, pids = 512, scratch_bytes = 67108864 }";
 
 /// The images of pods. The policy vouches for them by digest.
 #[derive(Debug, Clone)]
@@ -30,9 +31,9 @@ impl Lab {
     /// Puts the images of pods into the registry.
     pub(super) fn publish_pod_images(&mut self) -> Outcome {
         let links = |layer: Layer, applets: &[&str]| {
-            applets.iter().fold(layer, |layer, applet| {
-                layer.symlink(&format!("bin/{applet}"), "busybox")
-            })
+            applets
+                .iter()
+                .fold(layer, |layer, applet| layer.symlink(&format!("bin/{applet}"), "busybox"))
         };
         let work = ImageBuilder::new()
             .layer(busybox_layer()?)

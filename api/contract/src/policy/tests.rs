@@ -67,11 +67,11 @@ namespace = "k8s.io"
 kubernetes = ["ci", "ci-2"]
 org = "acme"
 network = "pod"
-most = { cpu_millis = 1000, memory_bytes = 1048576, pids = 64, scratch_bytes = 1048576 }
+most = { cpu_millis = 1000, memory_bytes = 1048576, pids = 64, scratch_bytes = 8388608 }
 [[claim]]
 namespace = "testing"
 org = "tools"
-most = { cpu_millis = 1000, memory_bytes = 1048576, pids = 64, scratch_bytes = 1048576 }
+most = { cpu_millis = 1000, memory_bytes = 1048576, pids = 64, scratch_bytes = 8388608 }
 "#;
 
 #[test]
@@ -99,6 +99,9 @@ fn a_claim_rule_that_could_map_more_than_it_says_is_refused() {
         (r#"namespace = "testing""#, "namespace = \"testing\"\nnetwork = \"pod\""),
         (r#"org = "tools""#, ""),
         ("pids = 64", "pids = 0"),
+        (r#"org = "acme""#, "org = \"acme\"\ncapabilities = [\"CAP_SYS_ADMIN\"]"),
+        (r#"org = "acme""#, "org = \"acme\"\ncapabilities = [\"CAP_KILL\", \"CAP_CHOWN\"]"),
+        ("scratch_bytes = 8388608", "scratch_bytes = 4194303"),
         ("pids = 64", "pids = 64, devices = 1"),
         (r#"org = "acme""#, "org = \"acme\"\nmax_runtime_seconds = 0"),
     ];

@@ -97,10 +97,11 @@ async fn lease(app: &App, node: String, asked: Asked) -> Result<Leased, Refusal>
         let found = "no heartbeat of the node is new enough, or it reads no such leases";
         Refusal::with(RefusalCode::ClaimUnavailable, found)
     })?;
-    let Given { org, egress, spec } =
+    let Given { org, egress, capabilities, spec } =
         claim::decide(&document, &asked, &offer.capacity, app.clock.unix())?;
     let Asked { claim, spec: _, process, ticket } = asked;
-    let new = NewClaim { job: spec::new_id('j'), org, claim, spec, process, egress, ticket };
+    let job = spec::new_id('j');
+    let new = NewClaim { job, org, claim, spec, process, egress, capabilities, ticket };
     let (ttl_seconds, now_ms) = (app.terms.ttl_seconds, app.clock.unix_millis());
     let terms = ClaimTerms { ttl_seconds, policy, now_ms };
     app.store.claim(new, offer, terms).await.map_err(crate::store::StoreError::into_refusal)

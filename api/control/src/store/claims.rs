@@ -28,6 +28,7 @@ pub(crate) struct NewClaim {
     /// Digest of what it wants to run.
     pub(crate) process: Digest,
     pub(crate) egress: LeasedEgress,
+    pub(crate) capabilities: Vec<String>,
     /// Hash of the ticket that the pod shows.
     pub(crate) ticket: Option<Digest>,
 }
@@ -128,6 +129,7 @@ pub(super) fn claim(
     let mut claims = leases::claims_for(&candidate, offer, &lease_terms, generation)?;
     claims.process_sha256 = new.process;
     claims.egress = new.egress.clone();
+    claims.capabilities.clone_from(&new.capabilities);
     claims.claim = Some(new.claim.clone());
     // Queued and leased in one transaction: nobody sees it wait.
     jobs::insert(connection, (&candidate.job, &candidate.org), &candidate.spec, terms.now_ms)?;

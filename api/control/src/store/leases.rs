@@ -13,7 +13,7 @@ use nimbus_api::lease::{
     LeasedResources, LeasedSeccomp, NONCE_BYTES, SECCOMP_DEFAULT, ScratchMedium,
 };
 use nimbus_api::process::ProcessIdentity;
-use nimbus_api::proto::control::v1::{JobSpec, JobState, Resources};
+use nimbus_api::proto::control::v1::{self as proto, JobSpec, JobState, Resources};
 use nimbus_api::{Digest, RefusalCode};
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params};
 
@@ -426,7 +426,7 @@ pub(super) fn claims_for(
             memory_bytes: resources.memory_bytes,
             pids: resources.pids,
             scratch_bytes: resources.scratch_bytes,
-            scratch: ScratchMedium::Memory,
+            scratch: scratch(resources.scratch),
             log_bytes: resources.log_bytes,
         },
         gpu: LeasedGpu { mode: GpuMode::None },
@@ -445,6 +445,16 @@ pub(super) fn claims_for(
     set_times(&mut claims, &offer.nonce, terms.ttl_seconds, terms.now_ms);
     claims.start_by = start_by(&claims, terms.ttl_seconds);
     Ok(claims)
+}
+
+/// A job of an earlier version's store names none.
+fn scratch(asked: i32) -> ScratchMedium {
+    match proto::ScratchMedium::try_from(asked) {
+        Ok(proto::ScratchMedium::Memory) => ScratchMedium::Memory,
+        Ok(proto::ScratchMedium::Unspecified | proto::ScratchMedium::Disk) | Err(_) => {
+            ScratchMedium::Disk
+        }
+    }
 }
 
 /// A job of an earlier version's store names none.

@@ -96,6 +96,7 @@ fn new_claim(org: &str, container: &str) -> NewClaim {
         spec,
         process: Digest::of(b"process"),
         egress: LeasedEgress::Pod,
+        capabilities: vec!["CAP_KILL".to_owned()],
         ticket: None,
     }
 }
@@ -635,6 +636,7 @@ fn a_claim_is_leased_at_once_and_the_same_lease_for_as_long_as_it_is_held() {
     let claims = &first.claims;
     assert_eq!((claims.claim.as_ref(), claims.process_sha256), (Some(&new.claim), new.process));
     assert_eq!((&claims.egress, claims.attempt), (&LeasedEgress::Pod, 1));
+    assert_eq!(claims.capabilities, ["CAP_KILL"]);
     let head = super::rows::head(&scene.connection, &new.job).unwrap().unwrap();
     assert_eq!((head.state, head.attempts_max), (JobState::Leased, None));
 

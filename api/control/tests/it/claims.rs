@@ -72,7 +72,7 @@ async fn a_claimed_container_is_leased_extended_shown_and_done() {
     );
     let got = claims.resources;
     assert_eq!((got.cpu_millis, got.memory_bytes, got.pids), (1000, 64 << 20, 64));
-    assert_eq!((got.scratch_bytes, got.log_bytes), (1 << 20, 16 << 20));
+    assert_eq!((got.scratch_bytes, got.log_bytes), (8 << 20, 16 << 20));
     assert_eq!((claims.seccomp.profile.as_str(), claims.capabilities.len()), ("default", 0));
     let claim = claims.claim.clone().unwrap();
     assert_eq!(claim.container.to_string(), "k8s.io/c1");

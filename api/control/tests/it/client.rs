@@ -113,7 +113,7 @@ pub(crate) fn submission() -> SubmitJobRequest {
 /// A policy whose namespace `ci` is org `acme`'s, whose namespace `tickets` is whoever's ticket it is.
 pub(crate) fn claim_policy(serial: u64) -> Vec<u8> {
     let most = "most = { cpu_millis = 1000, memory_bytes = 67108864, pids = 64, \
-        scratch_bytes = 1048576 }\n";
+        scratch_bytes = 8388608 }\n";
     let text = format!(
         "version = 1\nid = \"p\"\nserial = {serial}\nnot_after = 2099-01-01T00:00:00Z\n\
          [trust.t]\nkind = \"key\"\nkey = \"k\"\ntlog = \"off\"\n[need.n]\ntrust = \"t\"\n\

@@ -1,7 +1,9 @@
 //! `submit`: resolve the image once, send the job, and wait for its end when asked to.
 
 use nimbus_api::proto::control::v1::jobs_client::JobsClient;
-use nimbus_api::proto::control::v1::{Image, Job, JobSpec, JobState, Resources, SubmitJobRequest};
+use nimbus_api::proto::control::v1::{
+    Image, Job, JobSpec, JobState, Resources, ScratchMedium, SubmitJobRequest,
+};
 use nimbus_api::{Refusal, RefusalCode};
 
 use super::{Session, jobs, progress};
@@ -83,6 +85,11 @@ fn spec(args: &SubmitArgs, image: Resolved, bundles: Vec<Vec<u8>>) -> JobSpec {
             pids: args.pids.unwrap_or(0),
             scratch_bytes: args.scratch.unwrap_or(0),
             log_bytes: args.log.unwrap_or(0),
+            scratch: if args.scratch_in_memory {
+                ScratchMedium::Memory.into()
+            } else {
+                ScratchMedium::Unspecified.into()
+            },
         }),
         bundles,
         max_runtime_seconds: args.max_runtime.unwrap_or(0),

@@ -275,7 +275,8 @@ fn joined(
         return agent.networks.namespace(&claims.lease_id);
     }
     if claims::is_sandbox(claims) {
-        let namespace = sandbox::open_netns(&claims::netns_path(&admit.config_json)?)?;
+        let path = nimbus_hooks::network_path(&admit.config_json)?.unwrap_or_default();
+        let namespace = sandbox::open_netns(&path)?;
         // In force before anybody is in it.
         agent.pod_networks.guard(&claims.lease_id, &namespace)?;
         return Ok(namespace);

@@ -29,10 +29,8 @@ use nimbus_api::proto::admit::v1::Admit;
 use nimbus_api::proto::control::v1::{Image, Resources};
 use nimbus_api::proto::node::v1::{Claim, Grant};
 use nimbus_api::{Refusal, RefusalCode};
-use nimbus_hooks::CONFIG_BYTES_MAX;
 use nimbus_hooks::facts::{PodFact, PolicyFact, SandboxRecord};
 
-use crate::admit::gather::read_config;
 use crate::agent::{Agent, PLATFORM};
 use crate::image::Stop;
 use crate::ledger::{End, Entry, Stage};
@@ -247,17 +245,6 @@ pub fn guard_pod(agent: &Agent, claims: &LeaseClaims, running: &Running) {
     if let Err(refusal) = opened.and_then(|open| agent.pod_networks.guard(id, &open)) {
         tracing::error!(lease = %id, %refusal, "the rules of a running pod are not in force");
     }
-}
-
-/// Where the specification of a sandbox says that its network namespace is.
-pub fn netns_path(config_json: &[u8]) -> Result<String, Refusal> {
-    let config = read_config(config_json, CONFIG_BYTES_MAX)?;
-    let listed = config.pointer("/linux/namespaces").and_then(serde_json::Value::as_array);
-    let is_network =
-        |one: &&serde_json::Value| one.get("type").is_some_and(|kind| kind == "network");
-    let path = listed.into_iter().flatten().find(is_network).and_then(|one| one.get("path"));
-    let none = || Refusal::with(RefusalCode::SpecHostNamespace, "no network namespace is named");
-    Ok(path.and_then(serde_json::Value::as_str).ok_or_else(none)?.to_owned())
 }
 
 /// Whether a lease is for the sandbox of a pod.
