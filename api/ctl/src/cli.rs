@@ -73,6 +73,9 @@ pub(crate) enum Command {
     /// The policy that says which attestations an image needs
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Tickets: what pods show to be an org's, where the policy does not say whose they are
+    #[command(subcommand)]
+    Ticket(TicketCommand),
     /// Quotas of orgs
     #[command(subcommand)]
     Quota(QuotaCommand),
@@ -277,6 +280,43 @@ pub(crate) enum PolicyCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum TicketCommand {
+    /// Make a ticket and print it, once: it goes into the pod's annotation nimbus.io/job
+    Create(TicketArgs),
+    /// List tickets, newest first
+    List {
+        /// Whose; the org of the credentials when left out
+        #[arg(long)]
+        org: Option<String>,
+    },
+    /// Lease no further container by a ticket; what runs goes on
+    Revoke {
+        /// orgs/ORG/tickets/TICKET, or TICKET alone for the org of the credentials
+        ticket: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TicketArgs {
+    /// Whose pods; the org of the credentials when left out
+    #[arg(long)]
+    pub(crate) org: Option<String>,
+    /// Pods that may show it, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) uses: u32,
+    /// How long a pod may begin to show it, at most 168h
+    #[arg(long, value_parser = units::seconds, value_name = "TIME", default_value = "1h")]
+    pub(crate) ttl: u32,
+    /// Sigstore bundle that attests an image of the pod; may be given several times
+    #[arg(long = "bundle", value_name = "FILE")]
+    pub(crate) bundles: Vec<PathBuf>,
+    /// The only node that it is good on
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum QuotaCommand {
     /// Show a quota
     Get {
@@ -326,6 +366,10 @@ mod tests {
             "nimbusctl policy sign --key k p.toml -o p.dsse",
             "nimbusctl quota set --max-running 3",
             "nimbusctl node token n --ttl 10m",
+            "nimbusctl ticket create --org acme --uses 3 --ttl 2h --bundle f.json --node n1",
+            "nimbusctl ticket create",
+            "nimbusctl ticket list --json",
+            "nimbusctl ticket revoke t1",
             "nimbusctl completions bash",
         ] {
             let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -342,6 +386,10 @@ mod tests {
             "nimbusctl attest 127.0.0.1:5000/a:x",
             "nimbusctl attest --key k",
             "nimbusctl quota set",
+            "nimbusctl ticket create --uses 0",
+            "nimbusctl ticket create --uses 1001",
+            "nimbusctl ticket create --ttl never",
+            "nimbusctl ticket revoke",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

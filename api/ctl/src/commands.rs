@@ -9,6 +9,7 @@ mod policy;
 mod progress;
 mod quota;
 mod submit;
+mod ticket;
 
 use tonic::transport::Channel;
 
@@ -43,20 +44,28 @@ impl Session {
 
     /// `orgs/ORG/jobs/JOB` of what a person wrote.
     fn job_name(&self, given: &str) -> Result<String, CtlError> {
-        job_name(&self.credentials.org, given)
+        resource_name("job", &self.credentials.org, given)
+    }
+
+    /// `orgs/ORG/tickets/TICKET` of what a person wrote.
+    fn ticket_name(&self, given: &str) -> Result<String, CtlError> {
+        resource_name("ticket", &self.credentials.org, given)
     }
 }
 
-fn job_name(org: &str, given: &str) -> Result<String, CtlError> {
-    let wrong = || CtlError::Argument(format!("not a job: {given:?}"));
-    let (org, job) = match given.split('/').collect::<Vec<_>>().as_slice() {
-        [job] => (org, *job),
-        ["orgs", org, "jobs", job] => (*org, *job),
+/// `orgs/ORG/KINDs/ID`, given whole or as the id alone.
+fn resource_name(kind: &str, org: &str, given: &str) -> Result<String, CtlError> {
+    let wrong = || CtlError::Argument(format!("not a {kind}: {given:?}"));
+    let kinds = format!("{kind}s");
+    let (org, id) = match given.split('/').collect::<Vec<_>>().as_slice() {
+        [id] => (org, *id),
+        ["orgs", org, found, id] if **found == kinds => (*org, *id),
         _ => return Err(wrong()),
     };
-    let known = org.parse::<nimbus_api::id::OrgId>().is_ok()
-        && job.parse::<nimbus_api::id::JobId>().is_ok();
-    if known { Ok(format!("orgs/{org}/jobs/{job}")) } else { Err(wrong()) }
+    // Every id is of the same characters.
+    let known =
+        org.parse::<nimbus_api::id::OrgId>().is_ok() && id.parse::<nimbus_api::id::JobId>().is_ok();
+    if known { Ok(format!("orgs/{org}/{kinds}/{id}")) } else { Err(wrong()) }
 }
 
 /// Runs what was asked for.
@@ -70,6 +79,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Exit, CtlError> {
         Command::Attest(args) => attest::run(cli, args).await,
         Command::Node(command) => node::run(&Session::open(cli).await?, command).await,
         Command::Policy(command) => policy::run(cli, command).await,
+        Command::Ticket(command) => ticket::run(&Session::open(cli).await?, command).await,
         Command::Quota(command) => quota::run(&Session::open(cli).await?, command).await,
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { dir } => generate::man(dir.as_deref()),
@@ -78,14 +88,18 @@ pub(crate) async fn run(cli: &Cli) -> Result<Exit, CtlError> {
 
 #[cfg(test)]
 mod tests {
-    use super::job_name;
+    use super::resource_name;
 
     #[test]
-    fn a_job_is_named_whole_or_by_its_id() {
+    fn a_job_or_ticket_is_named_whole_or_by_its_id() {
+        let job_name = |org: &str, given: &str| resource_name("job", org, given);
         assert_eq!(job_name("acme", "j1").unwrap(), "orgs/acme/jobs/j1");
         assert_eq!(job_name("acme", "orgs/other/jobs/j1").unwrap(), "orgs/other/jobs/j1");
-        for bad in ["", "a/b", "orgs/x/jobs/", "orgs/x/jobs/y/z", "J 1", "../x"] {
+        for bad in ["", "a/b", "orgs/x/jobs/", "orgs/x/jobs/y/z", "J 1", "../x", "orgs/x/tickets/t"]
+        {
             assert!(job_name("acme", bad).is_err(), "{bad}");
         }
+        let ticket = resource_name("ticket", "acme", "t1").unwrap();
+        assert_eq!(ticket, "orgs/acme/tickets/t1");
     }
 }

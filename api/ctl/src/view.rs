@@ -1,7 +1,7 @@
 //! What `--json` prints: a documented shape of our own, so that scripts do not depend on protobuf.
 
 use nimbus_api::clock::UnixSeconds;
-use nimbus_api::proto::control::v1::{Attempt, Job, JobState, Node, Quota};
+use nimbus_api::proto::control::v1::{Attempt, Claimed, Job, JobState, Node, Quota, Ticket};
 use serde::Serialize;
 
 use crate::output::Colour;
@@ -26,6 +26,47 @@ pub(crate) struct JobView {
     pub(crate) created_at: Option<String>,
     pub(crate) ended_at: Option<String>,
     pub(crate) attempts: Vec<AttemptView>,
+    /// The container that it was claimed for; null when somebody submitted it.
+    pub(crate) claimed: Option<ClaimedView>,
+}
+
+/// The container that a job was claimed for.
+#[derive(Debug, Serialize)]
+pub(crate) struct ClaimedView {
+    /// containerd namespace and container id.
+    pub(crate) namespace: String,
+    pub(crate) container: String,
+    /// Null outside Kubernetes.
+    pub(crate) pod: Option<PodView>,
+    /// `orgs/ORG/tickets/TICKET`; empty when the pod showed none.
+    pub(crate) ticket: String,
+}
+
+/// A container of a pod.
+#[derive(Debug, Serialize)]
+pub(crate) struct PodView {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    /// Id of the sandbox container.
+    pub(crate) sandbox: String,
+    /// Null for the sandbox itself.
+    pub(crate) container: Option<String>,
+    pub(crate) restart: u32,
+}
+
+impl ClaimedView {
+    /// For people: `NAMESPACE/POD/CONTAINER` of Kubernetes, the last left out for the sandbox, or
+    /// `NAMESPACE/CONTAINER` of containerd.
+    pub(crate) fn place(&self) -> String {
+        match &self.pod {
+            Some(PodView { namespace, name, container: Some(container), .. }) => {
+                format!("{namespace}/{name}/{container}")
+            }
+            Some(PodView { namespace, name, container: None, .. }) => format!("{namespace}/{name}"),
+            None => format!("{}/{}", self.namespace, self.container),
+        }
+    }
 }
 
 /// One try of a job.
@@ -61,6 +102,20 @@ pub(crate) struct NodeView {
     pub(crate) cpu_millis: u32,
     pub(crate) memory_bytes: u64,
     pub(crate) pids: u32,
+}
+
+/// A ticket, without its secret.
+#[derive(Debug, Serialize)]
+pub(crate) struct TicketView {
+    /// `orgs/ORG/tickets/TICKET`.
+    pub(crate) name: String,
+    pub(crate) max_uses: u32,
+    pub(crate) uses: u32,
+    /// `nodes/NODE`; empty is any.
+    pub(crate) node: String,
+    pub(crate) created_at: Option<String>,
+    pub(crate) expires_at: Option<String>,
+    pub(crate) revoked_at: Option<String>,
 }
 
 /// A quota.
@@ -129,6 +184,40 @@ impl From<&Job> for JobView {
             created_at: time(job.created_at_ms),
             ended_at: time(job.ended_at_ms),
             attempts: job.attempts.iter().map(AttemptView::from).collect(),
+            claimed: job.claimed.as_ref().map(ClaimedView::from),
+        }
+    }
+}
+
+impl From<&Claimed> for ClaimedView {
+    fn from(claimed: &Claimed) -> Self {
+        let pod = PodView {
+            namespace: claimed.pod_namespace.clone(),
+            name: claimed.pod_name.clone(),
+            uid: claimed.pod_uid.clone(),
+            sandbox: claimed.sandbox.clone(),
+            container: Some(claimed.pod_container.clone()).filter(|name| !name.is_empty()),
+            restart: claimed.restart,
+        };
+        Self {
+            namespace: claimed.namespace.clone(),
+            container: claimed.container.clone(),
+            pod: (!claimed.sandbox.is_empty()).then_some(pod),
+            ticket: claimed.ticket.clone(),
+        }
+    }
+}
+
+impl From<&Ticket> for TicketView {
+    fn from(ticket: &Ticket) -> Self {
+        Self {
+            name: ticket.name.clone(),
+            max_uses: ticket.max_uses,
+            uses: ticket.uses,
+            node: ticket.node.clone(),
+            created_at: time(ticket.created_at_ms),
+            expires_at: time(ticket.expires_at_ms),
+            revoked_at: time(ticket.revoked_at_ms),
         }
     }
 }
@@ -209,5 +298,29 @@ mod tests {
         assert_eq!(shown["ended_at"], serde_json::Value::Null);
         assert_eq!(shown["attempts"][0]["receipt"], "{\"a\": 1}");
         assert_eq!(colour(&job), Colour::Red);
+        assert_eq!(shown["claimed"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_claimed_job_says_for_which_container() {
+        let mut claimed = Claimed {
+            namespace: "k8s.io".to_owned(),
+            container: "c1".to_owned(),
+            pod_namespace: "ci".to_owned(),
+            pod_name: "build".to_owned(),
+            sandbox: "s1".to_owned(),
+            pod_container: "app".to_owned(),
+            ..Claimed::default()
+        };
+        assert_eq!(ClaimedView::from(&claimed).place(), "ci/build/app");
+        claimed.pod_container.clear();
+        assert_eq!(ClaimedView::from(&claimed).place(), "ci/build");
+        let outside = Claimed {
+            namespace: "testing".to_owned(),
+            container: "c1".to_owned(),
+            ..Claimed::default()
+        };
+        let shown = ClaimedView::from(&outside);
+        assert_eq!((shown.place().as_str(), shown.pod.is_none()), ("testing/c1", true));
     }
 }

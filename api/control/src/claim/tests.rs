@@ -1,3 +1,5 @@
+//! What a claim must say, and what a policy makes of it.
+
 use proptest::prelude::*;
 
 use super::*;

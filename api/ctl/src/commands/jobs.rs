@@ -56,6 +56,13 @@ pub(super) fn describe(job: &Job) -> String {
     fact("image", (&shown.image).into());
     fact("digest", (&shown.digest).into());
     fact("command", shown.args.join(" ").into());
+    if let Some(claimed) = &shown.claimed {
+        fact("claimed for", claimed.place().into());
+        fact("container", format!("{}/{}", claimed.namespace, claimed.container).into());
+        if !claimed.ticket.is_empty() {
+            fact("ticket", (&claimed.ticket).into());
+        }
+    }
     fact("created", shown.created_at.unwrap_or_default().into());
     fact("ended", shown.ended_at.unwrap_or_default().into());
     let mut text = facts.render(output::colours());
@@ -122,7 +129,8 @@ pub(super) async fn list(session: &Session, args: &ListArgs) -> Result<Exit, Ctl
 }
 
 fn table(jobs: &[Job]) -> Table {
-    let mut table = Table::new(&["JOB", "STATE", "EXIT", "CREATED", "IMAGE", "REASON"]);
+    let mut table =
+        Table::new(&["JOB", "STATE", "EXIT", "CREATED", "IMAGE", "CLAIMED FOR", "REASON"]);
     for job in jobs {
         let shown = JobView::from(job);
         table.row(vec![
@@ -131,6 +139,7 @@ fn table(jobs: &[Job]) -> Table {
             shown.exit_code.map(|code| code.to_string()).unwrap_or_default().into(),
             shown.created_at.unwrap_or_default().into(),
             (&shown.image).into(),
+            shown.claimed.map(|claimed| claimed.place()).unwrap_or_default().into(),
             (&shown.reason).into(),
         ]);
     }
@@ -153,7 +162,7 @@ impl From<State> for JobState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nimbus_api::proto::control::v1::JobSpec;
+    use nimbus_api::proto::control::v1::{Claimed, JobSpec};
 
     #[test]
     fn a_tenants_command_and_reason_stay_in_their_lines() {
@@ -170,5 +179,26 @@ mod tests {
         assert!(text.contains("\n[image.unattested] a\\u{7}\n"), "{text}");
         let list = table(&[job]).render(false);
         assert_eq!(list.lines().count(), 2, "{list}");
+    }
+
+    #[test]
+    fn a_claimed_job_is_shown_with_its_container() {
+        let claimed = Claimed {
+            namespace: "k8s.io".to_owned(),
+            container: "c1".to_owned(),
+            pod_namespace: "ci".to_owned(),
+            pod_name: "build".to_owned(),
+            sandbox: "s1".to_owned(),
+            pod_container: "app".to_owned(),
+            ticket: "orgs/a/tickets/t1".to_owned(),
+            ..Claimed::default()
+        };
+        let name = "orgs/a/jobs/j1".to_owned();
+        let job = Job { name, claimed: Some(claimed), ..Job::default() };
+        let text = describe(&job);
+        for wanted in ["ci/build/app", "k8s.io/c1", "orgs/a/tickets/t1"] {
+            assert!(text.contains(wanted), "{text}");
+        }
+        assert!(table(&[job]).render(false).contains("ci/build/app"));
     }
 }

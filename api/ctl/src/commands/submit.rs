@@ -1,5 +1,7 @@
 //! `submit`: resolve the image once, send the job, and wait for its end when asked to.
 
+use std::path::PathBuf;
+
 use nimbus_api::proto::control::v1::jobs_client::JobsClient;
 use nimbus_api::proto::control::v1::{
     Image, Job, JobSpec, JobState, Resources, ScratchMedium, SubmitJobRequest,
@@ -22,7 +24,7 @@ const BUNDLES_MAX: usize = 64;
 const BUNDLES_BYTES_MAX: usize = 3 << 20;
 
 pub(super) async fn run(cli: &Cli, args: &SubmitArgs) -> Result<Exit, CtlError> {
-    let bundles = read_bundles(args)?;
+    let bundles = read_bundles(&args.bundles)?;
     let image = args.image.resolve().await?;
     let session = Session::open(cli).await?;
     let request = SubmitJobRequest {
@@ -50,16 +52,17 @@ fn shown(session: &Session, job: &Job, text: &str) -> Result<(), CtlError> {
     if session.json { output::print_json(&JobView::from(job)) } else { output::print(text) }
 }
 
-fn read_bundles(args: &SubmitArgs) -> Result<Vec<Vec<u8>>, CtlError> {
+/// Reads the bundles of a job or ticket, as many as control takes.
+pub(super) fn read_bundles(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, CtlError> {
     let too_many =
         |found: String| CtlError::Refused(Refusal::with(RefusalCode::RequestTooLarge, found));
-    if args.bundles.len() > BUNDLES_MAX {
-        let found = format!("{} bundles, at most {BUNDLES_MAX} are taken", args.bundles.len());
+    if paths.len() > BUNDLES_MAX {
+        let found = format!("{} bundles, at most {BUNDLES_MAX} are taken", paths.len());
         return Err(too_many(found));
     }
     let mut left = BUNDLES_BYTES_MAX;
     let mut bundles = Vec::new();
-    for path in &args.bundles {
+    for path in paths {
         let bundle = files::read(path, left)?;
         left -= bundle.len();
         bundles.push(bundle);
