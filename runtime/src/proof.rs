@@ -30,6 +30,8 @@ const SETS: [(&str, &str); 5] = [
     ("CapAmb", "ambient"),
 ];
 const SECCOMP_FILTER: u64 = 2;
+/// Longest file of procfs that is read; what is cut off proves nothing.
+const PROCFS_BYTES_MAX: u64 = 1 << 20;
 
 /// Numbers of a `status` file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,7 +240,7 @@ impl View {
         let opened = openat(&self.procfs, format!("{pid}/{file}"), flags, Mode::empty());
         let read = opened.map_err(io::Error::from).and_then(|file| {
             let mut text = String::new();
-            fs::File::from(file).read_to_string(&mut text).map(|_bytes| text)
+            fs::File::from(file).take(PROCFS_BYTES_MAX).read_to_string(&mut text).map(|_| text)
         });
         read.doing(format_args!("read the process's {file}"))
     }
@@ -282,6 +284,7 @@ pub(crate) fn membership(
 mod tests {
     use super::*;
     use nimbus_api::RefusalCode;
+    use proptest::prelude::*;
 
     const INIT: &str = "NoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\nCapInh:\t0\nCapPrm:\t21\nCapEff:\t21\nCapBnd:\t21\nCapAmb:\t0\n";
     const OWN: &str = "Seccomp_filters:\t0\n";
@@ -346,6 +349,16 @@ mod tests {
         assert!(!proven("") && check_binds("", &[]).is_ok());
         // Goes round, and ends.
         assert!(check_binds("1 2 0:1 / / rw - x x rw\n2 1 0:1 / / rw - x x rw\n", &[]).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_table_panics_the_reader_or_proves_what_is_not_in_it(
+            text in "([0-9]{1,2} ?|/|r[ow]|nosuid|,|nodev|-| |\n|é){0,40}", id in 100_u64..,
+        ) {
+            drop(check_binds(&text, &[]));
+            prop_assert!(check_binds(&text, &[(id, false)]).is_err());
+        }
     }
 
     /// A process of ours that waits, with no_new_privs or without.

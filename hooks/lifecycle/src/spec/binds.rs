@@ -10,7 +10,7 @@ use nimbus_api::plan::PlanBind;
 use nimbus_api::{Refusal, RefusalCode};
 
 use super::raw::Mount;
-use super::{Tightened, is_clean, mounts};
+use super::{Bounds, Tightened, is_clean, mounts};
 use crate::claim::Place;
 use crate::facts::PodRoots;
 use crate::project;
@@ -58,6 +58,9 @@ const PRIVATE: [&str; 4] = ["private", "rprivate", "unbindable", "runbindable"];
 enum Maker {
     Cri,
     Kubelet,
+    /// The CRI plugin, for a volume that the image names: a copy of what the client's snapshot has there,
+    /// which nobody has measured. It is not used: the container has the directory of the measured root.
+    Image,
 }
 
 /// Whether a mount is a bind.
@@ -72,12 +75,11 @@ pub(super) fn is_read_only(mount: &Mount) -> bool {
 
 pub(super) fn judge(
     mount: &Mount,
-    place: Place<'_>,
-    roots: &PodRoots,
+    bounds: &Bounds<'_>,
     tightened: &mut Tightened,
-) -> Result<PlanBind, Refusal> {
+) -> Result<Option<PlanBind>, Refusal> {
     let source = mount.source.as_str();
-    let Some(maker) = maker(source, place, roots) else {
+    let Some(maker) = maker(source, bounds) else {
         let found = format!("{source:?} at {:?}", mount.destination);
         return Err(Refusal::with(RefusalCode::SpecBindForbidden, found));
     };
@@ -93,14 +95,18 @@ pub(super) fn judge(
     if let Some(option) = mount.options.iter().find(|option| !known(option)) {
         return Err(mounts::forbidden(mount, &format!("with option {option:?}")));
     }
+    if maker == Maker::Image {
+        tightened.note("mounts: the image's volumes are of the root file system");
+        return Ok(None);
+    }
     let closed = has(mount, &["nosuid"]) && has(mount, &["nodev"]) && has(mount, &PRIVATE);
     tightened.note_if(!closed, "mounts: binds nosuid, nodev, private");
-    Ok(PlanBind {
+    Ok(Some(PlanBind {
         source: source.to_owned(),
         destination: destination.to_owned(),
         read_only: is_read_only(mount),
         recursive: has(mount, &["rbind"]),
-    })
+    }))
 }
 
 fn has(mount: &Mount, names: &[&str]) -> bool {
@@ -115,12 +121,22 @@ fn may_be_covered(destination: &str) -> bool {
     is_clean(destination) && !kernels && !GROUND.contains(&destination) && !node()
 }
 
-fn maker(source: &str, place: Place<'_>, roots: &PodRoots) -> Option<Maker> {
-    let pod = place.pod().filter(|_| is_clean(source))?;
-    if is_of_sandbox(source, pod, roots) {
+fn maker(source: &str, bounds: &Bounds<'_>) -> Option<Maker> {
+    let pod = bounds.place.pod().filter(|_| is_clean(source))?;
+    if is_of_sandbox(source, pod, bounds.roots) {
         return Some(Maker::Cri);
     }
-    is_of_kubelet(source, pod, roots).then_some(Maker::Kubelet)
+    if is_of_image(source, bounds) {
+        return Some(Maker::Image);
+    }
+    is_of_kubelet(source, pod, bounds.roots).then_some(Maker::Kubelet)
+}
+
+fn is_of_image(source: &str, bounds: &Bounds<'_>) -> bool {
+    let root = &bounds.roots.cri_root;
+    let dir = format!("{root}/containers/{}/volumes/", bounds.container.id);
+    let name = source.strip_prefix(&dir).filter(|name| !name.contains('/'));
+    matches!(bounds.place, Place::InPod(..)) && !root.is_empty() && name.is_some()
 }
 
 fn is_of_sandbox(source: &str, pod: &LeasedPod, roots: &PodRoots) -> bool {

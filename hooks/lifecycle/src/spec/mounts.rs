@@ -116,7 +116,7 @@ pub(super) fn judge(
         check_all(mount)?;
         let bound = |at: &str| binds.iter().any(|bind| bind.destination == at);
         if binds::is_bind(mount) {
-            let bind = binds::judge(mount, bounds.place, bounds.roots, tightened)?;
+            let Some(bind) = binds::judge(mount, bounds, tightened)? else { continue };
             let in_place = REPLACEABLE.contains(&bind.destination.as_str());
             let taken = seen.contains(&bind.destination.as_str()) && !in_place;
             if taken || bound(&bind.destination) {

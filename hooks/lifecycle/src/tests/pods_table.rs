@@ -163,6 +163,12 @@ fn binds_of_what_was_not_made_for_the_pod_are_refused() {
         format!("{own}/state.json"),
         format!("{own}/hosts/x"),
         format!("{STATE}/containers/{CONTAINER}/io"),
+        // Volumes of another container's image, and what is beside them.
+        format!("{ROOT}/containers/{SANDBOX}/volumes/x"),
+        format!("{ROOT}/containers/{CONTAINER}/volumes"),
+        format!("{ROOT}/containers/{CONTAINER}/volumes/x/y"),
+        format!("{ROOT}/containers/{CONTAINER}/volumes/.."),
+        format!("{ROOT}/containers/{CONTAINER}/status"),
         // Not in the right one of both.
         format!("{STATE}/sandboxes/{SANDBOX}/hosts"),
         format!("{own}/shm"),
@@ -213,6 +219,23 @@ fn binds_of_what_was_not_made_for_the_pod_are_refused() {
     set(&mut config, "/mounts/-", bind(&format!("/pods/{UID}/etc-hosts"), "/mnt", &["rbind"]));
     facts.task.config_json = config.to_string().into_bytes();
     refused(&facts, Code::SpecBindForbidden, "below an empty root");
+}
+
+#[test]
+fn a_volume_that_the_image_names_is_what_was_measured_and_not_the_clients_copy() {
+    let source = format!("{ROOT}/containers/{CONTAINER}/volumes/0f");
+    let mut config = container_spec();
+    set(&mut config, "/mounts/-", bind(&source, "/srv/data", &["rbind", "rprivate", "rw"]));
+    let plan = plan(&config);
+    assert_eq!(plan.binds, super::pods::plan(&container_spec()).binds);
+    assert!(plan.tightened.iter().any(|line| line.contains("image's volumes")));
+    set(&mut config, "/mounts/13/destination", json!("/proc/x"));
+    refused(&container(&config), Code::SpecMountForbidden, "over the kernel's");
+    // A sandbox's image has none.
+    let mut config = sandbox_spec();
+    let source = format!("{ROOT}/containers/{SANDBOX}/volumes/0f");
+    set(&mut config, "/mounts/-", bind(&source, "/srv/data", &["rbind"]));
+    refused(&container(&config), Code::SpecBindForbidden, "a sandbox");
 }
 
 #[test]
