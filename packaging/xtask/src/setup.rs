@@ -26,7 +26,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("busybox-static", "the root file system of test images"),
     ("util-linux", "unshare, for crun on hosts with hybrid cgroups"),
     ("nftables", "nft: the rules of jobs with an allow-list"),
-    ("containernetworking-plugins", "the CNI plugins bridge and host-local, which connect them"),
+    (
+        "containernetworking-plugins",
+        "the CNI plugins bridge and host-local, which connect them; portmap for pods",
+    ),
+    ("iptables", "what these plugins write the rules of pods with"),
     ("iproute2", "ip, which removes their devices, and makes the networks of the tests"),
     ("ca-certificates", "cargo's downloads"),
 ];

@@ -47,6 +47,8 @@ pub(crate) enum Lane {
     Conformance,
     /// kill -9 and recovery
     Fault,
+    /// Pods, by the calls that kubelet makes
+    Kubernetes,
     /// The same in a virtual machine with cgroup v2 alone
     Vm,
 }
@@ -59,7 +61,8 @@ impl Default for Args {
 
 impl Lane {
     /// All that CI runs, in this order.
-    const CI: [Self; 5] = [Self::Unit, Self::E2e, Self::Security, Self::Conformance, Self::Fault];
+    const CI: [Self; 6] =
+        [Self::Unit, Self::E2e, Self::Security, Self::Conformance, Self::Fault, Self::Kubernetes];
 
     const fn name(self) -> &'static str {
         match self {
@@ -68,6 +71,7 @@ impl Lane {
             Self::Security => "security",
             Self::Conformance => "conformance",
             Self::Fault => "fault",
+            Self::Kubernetes => "kubernetes",
             Self::Vm => "vm",
         }
     }
@@ -81,7 +85,7 @@ impl Lane {
                 return vm::test(workspace, args.vm, chosen);
             }
             Self::Unit => words.extend(["--workspace", "--exclude", "nimbus-tests", "--tests"]),
-            Self::E2e | Self::Security | Self::Conformance | Self::Fault => {
+            Self::E2e | Self::Security | Self::Conformance | Self::Fault | Self::Kubernetes => {
                 words.extend(["--package", "nimbus-tests", "--test", self.name()]);
                 if self == Self::Security {
                     // A program of its own, because it lives in a network namespace.

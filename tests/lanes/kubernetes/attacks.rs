@@ -44,6 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
         a_container_of_another_clients_namespace_is_no_pods,
         a_container_that_only_says_it_is_a_pods_is_refused,
         a_pod_is_refused_while_the_node_agent_is_down,
+        a_pod_is_refused_while_control_is_away,
     ]]
     .into_iter()
     .collect()
@@ -293,7 +294,7 @@ fn a_pod_of_a_closed_namespace_has_a_loopback_and_nothing_else(lab: &mut Lab) ->
     ensure!(shared.out == "served\n", "found {shared:?}");
     let open = node.pod("open")?;
     let address = open.status()?.network.map(|network| network.ip).unwrap_or_default();
-    let out = client.exec(&format!("wget -q -T 2 -O - http://{address}:8080/ 2>&1"))?;
+    let out = client.exec(&format!("timeout 2 wget -q -O - http://{address}:8080/ 2>&1"))?;
     ensure!(out.code != 0, "found {out:?}");
     open.end()?;
     pod.end()
@@ -373,6 +374,22 @@ fn a_pod_is_refused_while_the_node_agent_is_down(lab: &mut Lab) -> Outcome {
     refused(tried, &[Code::NodeAgentDown])?;
     refused(late, &[Code::NodeAgentDown])?;
     // kubelet tries again by itself.
+    until("a pod after the restart", || Ok(node.pod("after").ok().map(Pod::end)))??;
+    pod.end()
+}
+
+fn a_pod_is_refused_while_control_is_away(lab: &mut Lab) -> Outcome {
+    let node = Node::of(lab, Handler::Nimbus)?;
+    let pod = node.pod("before")?;
+    let neighbour = pod.sh("neighbour", "exec sleep 600")?;
+    lab.kill_control()?;
+    let tried = node.pod("meanwhile");
+    let alive = neighbour.exec("echo alive");
+    lab.start_control()?;
+    lab.wait_connected()?;
+    refused(tried, &[Code::ClaimUnavailable])?;
+    let alive = alive?;
+    ensure!(alive.out == "alive\n", "the neighbour: {alive:?}");
     until("a pod after the restart", || Ok(node.pod("after").ok().map(Pod::end)))??;
     pod.end()
 }

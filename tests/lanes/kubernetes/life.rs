@@ -3,7 +3,7 @@
 use k8s_cri::v1::{ContainerState, ListContainersRequest, PodSandboxState};
 use nimbus_tests::cri::{Handler, Node, Seen, wish};
 use nimbus_tests::wait::until;
-use nimbus_tests::{Failure, Lab, ensure};
+use nimbus_tests::{Failure, Lab, ensure, proc};
 
 use crate::{Scenario, scenarios};
 
@@ -19,6 +19,7 @@ pub(crate) fn scenarios() -> Vec<(&'static str, Scenario)> {
         a_pod_can_be_made_again_at_once,
         a_container_that_was_never_started_can_be_removed,
         a_program_that_is_not_there_is_told,
+        a_pod_outlives_containerd,
     ]
 }
 
@@ -212,5 +213,34 @@ fn a_program_that_is_not_there_is_told(lab: &mut Lab, handler: Handler) -> Resul
     // The pod is none the worse for it.
     seen.note("another", pod.sh("other", "exit 6")?.ended()?.exit_code);
     pod.end()?;
+    Ok(seen)
+}
+
+fn a_pod_outlives_containerd(lab: &mut Lab, handler: Handler) -> Result<Seen, Failure> {
+    let node = Node::of(lab, handler)?;
+    let mut seen = Seen::default();
+    let pod = node.pod("outlives")?;
+    let script = "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done";
+    let container = pod.sh("main", script)?;
+    let brief = pod.sh("brief", "sleep 2; exit 9")?;
+    container.says("ready")?;
+    lab.kill_containerd()?;
+    // One of them ends while nobody looks.
+    until("the brief one to be gone", || {
+        Ok(proc::inside(brief.id()).iter().all(|process| !process.runs("sleep")).then_some(()))
+    })?;
+    lab.start_containerd()?;
+    let again = Node::of(lab, handler)?;
+    seen.note("sandbox", pod.status()?.state == i32::from(PodSandboxState::SandboxReady));
+    let state = container.status()?.state;
+    seen.note("runs", state == i32::from(ContainerState::ContainerRunning));
+    seen.note("the brief one", brief.ended()?.exit_code);
+    seen.note("command", container.exec("echo still here")?);
+    seen.note("next", pod.sh("next", "exit 5")?.ended()?.exit_code);
+    container.stop(30)?;
+    let ended = container.ended()?;
+    ensure!(ended.exit_code == 7, "found {ended:?}");
+    pod.end()?;
+    again.is_empty()?;
     Ok(seen)
 }

@@ -2,8 +2,10 @@
 //!
 //! Whether a pod reaches a cloud's metadata address is not promised yet, and not looked at.
 
+use std::time::Duration;
+
 use nimbus_tests::cri::{Handler, Node, Seen};
-use nimbus_tests::wait::until;
+use nimbus_tests::wait::until_within;
 use nimbus_tests::{Failure, Lab, ensure};
 
 use crate::{Scenario, scenarios};
@@ -34,7 +36,7 @@ fn containers_meet_on_the_pods_loopback(lab: &mut Lab, handler: Handler) -> Resu
     // Another pod has a loopback of its own.
     let other = node.pod("elsewhere")?;
     let client = other.sh("client", "exec sleep 600")?;
-    let ran = client.exec("wget -q -T 2 -O - http://127.0.0.1:8080/index.html")?;
+    let ran = client.exec("timeout 2 wget -q -O - http://127.0.0.1:8080/index.html")?;
     ensure!(ran.code != 0, "another pod reached it: {ran:?}");
     other.end()?;
     pod.end()?;
@@ -50,11 +52,15 @@ fn pods_reach_each_other(lab: &mut Lab, handler: Handler) -> Result<Seen, Failur
     let address = pod.status()?.network.map(|network| network.ip).unwrap_or_default();
     let other = node.pod("client")?;
     let client = other.sh("client", "exec sleep 600")?;
-    let script = format!("wget -q -T 5 -O - http://{address}:8080/index.html");
-    let ran = until("the pod to be reached", || {
+    let script = format!("timeout 5 wget -q -O - http://{address}:8080/index.html");
+    let mut last = None;
+    let reached = until_within("the pod to be reached", Duration::from_secs(10), || {
         let ran = client.exec(&script)?;
-        Ok((ran.code == 0).then_some(ran))
-    })?;
+        let fine = ran.code == 0;
+        last = Some(ran.clone());
+        Ok(fine.then_some(ran))
+    });
+    let ran = reached.map_err(|failure| Failure::new(format!("{}: {last:?}", failure.text())))?;
     seen.note("from another pod", ran);
     other.end()?;
     pod.end()?;

@@ -137,7 +137,7 @@ fn somebody_attaches_to_a_container_with_a_terminal(
     config.stdin = true;
     config.tty = true;
     let container = pod.start(&config)?;
-    container.says("terminal\r")?;
+    container.says("terminal")?;
     let mut stream = attach(&node, &container, true)?;
     stream.send(STDIN, b"word\n")?;
     stream.wait_for(STDOUT, "got word")?;

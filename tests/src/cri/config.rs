@@ -109,6 +109,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_class_and_the_policy_name_the_handler_of_the_drop_ins() {
+        let class = include_str!("../../../packaging/kubernetes/runtimeclass.yaml");
+        assert!(class.lines().any(|line| line == "handler: nimbus"), "{class}");
+        let named = class.lines().find_map(|line| line.strip_prefix("  name: "));
+        let policy = include_str!("../../../packaging/kubernetes/validatingadmissionpolicy.yaml");
+        let wanted = format!("object.spec.runtimeClassName == '{}'", named.unwrap_or_default());
+        assert!(policy.contains(&wanted), "{policy}");
+        for text in [class, policy] {
+            assert!(!text.contains('\t'), "no YAML has tabs");
+        }
+    }
+
+    #[test]
     fn the_drop_ins_define_the_handler_for_every_containerd() {
         for (version, text) in DROP_INS {
             let drop_in: Table = toml::from_str(text).unwrap();

@@ -14,8 +14,7 @@ use crate::images::Published;
 use crate::{Failure, Outcome, containerd, ensure};
 
 /// Applets that pods' scripts use besides those that every test image has.
-const MORE_APPLETS: [&str; 9] =
-    ["httpd", "wget", "tr", "ip", "stty", "usleep", "df", "sort", "cut"];
+const MORE_APPLETS: [&str; 7] = ["httpd", "wget", "timeout", "tr", "stty", "sort", "cut"];
 /// The most that a pod's container may ask for, and what one gets that asks for nothing.
 const MOST: &str =
     "{ cpu_millis = 2000, memory_bytes = 268435456, pids = 512, scratch_bytes = 67108864 }";

@@ -55,6 +55,11 @@ pub(super) const PACKAGES: &[Package] = &[
             ("deb/nimbus-node/node.toml", "etc/nimbus/node.toml"),
             ("containerd/version-2.toml", "usr/share/nimbus/containerd/version-2.toml"),
             ("containerd/version-3.toml", "usr/share/nimbus/containerd/version-3.toml"),
+            ("kubernetes/runtimeclass.yaml", "usr/share/nimbus/kubernetes/runtimeclass.yaml"),
+            (
+                "kubernetes/validatingadmissionpolicy.yaml",
+                "usr/share/nimbus/kubernetes/validatingadmissionpolicy.yaml",
+            ),
         ],
         dirs: &["var/lib/nimbus"],
         conffiles: &["/etc/nimbus/node.toml"],
