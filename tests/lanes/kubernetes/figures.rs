@@ -38,7 +38,7 @@ fn use_is_told(lab: &mut Lab, handler: Handler) -> Result<Seen, Failure> {
         let cpu = figure(told.cpu.as_ref().and_then(|cpu| cpu.usage_core_nano_seconds.as_ref()));
         Ok((cpu > 0).then_some(told))
     })?;
-    let memory = told.memory.clone().unwrap_or_default();
+    let memory = told.memory.unwrap_or_default();
     let used = figure(memory.working_set_bytes.as_ref());
     let within = 0 < used && used <= wish::MEMORY.unsigned_abs();
     ensure!(within, "it uses {used} bytes: {told:?}");

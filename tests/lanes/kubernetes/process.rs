@@ -97,7 +97,7 @@ fn a_container_has_what_its_author_wrote(lab: &mut Lab, handler: Handler) -> Res
         "a".to_owned(),
         "b c".to_owned(),
     ];
-    config.working_dir = "/var".to_owned();
+    "/var".clone_into(&mut config.working_dir);
     let greeting =
         k8s_cri::v1::KeyValue { key: "GREETING".to_owned(), value: "hello\tthere".to_owned() };
     config.envs.push(greeting);

@@ -43,7 +43,7 @@ fn containers_share_an_empty_directory(lab: &mut Lab, handler: Handler) -> Resul
     if let Some(metadata) = &mut next.metadata {
         metadata.attempt = 1;
     }
-    next.log_path = "writer/1.log".to_owned();
+    "writer/1.log".clone_into(&mut next.log_path);
     let next = pod.start(&next)?;
     next.ended()?;
     seen.note("after a restart", next.stdout()?);

@@ -69,8 +69,8 @@ fn namespaces() -> NamespaceOption {
 }
 
 /// The runtime's own seccomp profile.
-fn runtime_default() -> Option<SecurityProfile> {
-    Some(SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), ..Default::default() })
+fn runtime_default() -> SecurityProfile {
+    SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), ..Default::default() }
 }
 
 /// A pod's sandbox.
@@ -97,7 +97,7 @@ pub fn sandbox(names: &PodNames<'_>, logs: &Path, cgroup: &str) -> PodSandboxCon
             cgroup_parent: cgroup.to_owned(),
             security_context: Some(LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces()),
-                seccomp: runtime_default(),
+                seccomp: Some(runtime_default()),
                 ..Default::default()
             }),
             ..Default::default()
@@ -140,7 +140,7 @@ pub fn container(names: &PodNames<'_>, name: &str, image: &str, script: &str) ->
             }),
             security_context: Some(LinuxContainerSecurityContext {
                 namespace_options: Some(namespaces()),
-                seccomp: runtime_default(),
+                seccomp: Some(runtime_default()),
                 masked_paths: owned(&MASKED),
                 readonly_paths: owned(&READ_ONLY),
                 ..Default::default()
