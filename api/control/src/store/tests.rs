@@ -97,6 +97,7 @@ fn new_claim(org: &str, container: &str) -> NewClaim {
         spec,
         process: Digest::of(b"process"),
         egress: LeasedEgress::Pod,
+        capabilities: vec!["CAP_KILL".to_owned()],
         ticket: None,
     }
 }
