@@ -198,6 +198,10 @@ fn binds_of_what_was_not_made_for_the_pod_are_refused() {
             refused(&container(&config), Code::SpecBindForbidden, source);
         }
     }
+}
+
+#[test]
+fn a_bind_by_its_option_and_one_on_a_node_without_roots_are_refused() {
     // A bind by its option alone.
     let mut config = container_spec();
     set(
