@@ -25,7 +25,7 @@ namespace = "k8s.io"
 kubernetes = ["tenant-a"]
 org = "acme"
 network = "pod"
-most = { cpu_millis = 500, memory_bytes = 67108864, pids = 64, scratch_bytes = 1048576 }
+most = { cpu_millis = 500, memory_bytes = 67108864, pids = 64, scratch_bytes = 4194304 }
 "#;
 
 /// All of them, by version and what they are of.

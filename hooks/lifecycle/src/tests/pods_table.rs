@@ -537,14 +537,18 @@ fn a_namespace_that_the_policy_does_not_map_is_not_leased_whoever_signed() {
     // Whoever the ticket says, and less than the policy gives.
     let rules = CLAIM.replace("org = \"acme\"\n", "").replace("500", "501");
     admit(&Facts { policy: with_rules(&rules), ..facts() }).unwrap();
-    for (name, most) in
-        [("cpu_millis = 500", 499), ("67108864", 67_108_863), ("pids = 64", 63), ("1048576", 1)]
-    {
+    for (name, most) in [("cpu_millis = 500", 499), ("67108864", 67_108_863), ("pids = 64", 63)] {
         let value = name.rsplit(' ').next().unwrap();
         let rules = CLAIM.replace(name, &name.replace(value, &most.to_string()));
         let facts = Facts { policy: with_rules(&rules), ..facts() };
         refused(&facts, Code::LeaseResources, name);
     }
+    let scratch =
+        in_pod(&container_spec(), |claims| claims.resources.scratch_bytes = (4 << 20) + 1);
+    refused(&scratch, Code::LeaseResources, "scratch");
+    let rules = CLAIM.replace("network", "capabilities = [\"CAP_CHOWN\"]\nnetwork");
+    let facts = Facts { policy: with_rules(&rules), ..facts() };
+    refused(&facts, Code::ClaimNotMapped, "CAP_KILL, which the policy does not give");
 }
 
 #[test]
@@ -553,7 +557,7 @@ fn a_claim_outside_kubernetes_needs_its_own_rule_and_has_no_network() {
 [[claim]]
 namespace = "testing"
 org = "acme"
-most = { cpu_millis = 500, memory_bytes = 67108864, pids = 64, scratch_bytes = 1048576 }
+most = { cpu_millis = 500, memory_bytes = 67108864, pids = 64, scratch_bytes = 4194304 }
 "#;
     let facts = |egress: LeasedEgress, rules: &str| {
         let key = nimbus_api::id::ContainerKey {
