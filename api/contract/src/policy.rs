@@ -163,7 +163,8 @@ pub struct ClaimRule {
     pub network: ClaimNetwork,
     /// The most that one container may ask for, and what one gets that asks for nothing.
     pub most: ClaimResources,
-    /// What such a container may have of containerd's default capabilities; all of them unless it is said.
+    /// What such a container may have of containerd's default capabilities; all of them unless it is said,
+    /// but never `CAP_NET_RAW` together with a pod's network.
     #[serde(default = "default_capabilities")]
     pub capabilities: Vec<String>,
     /// Such a container is killed after this many seconds; none is never.

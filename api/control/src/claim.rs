@@ -19,6 +19,8 @@ use crate::limits::{
 };
 use crate::spec::{self, FieldProblem, RESOURCES_DEFAULT, wrong};
 
+/// What goes with no network but a loopback device.
+const RAW: &str = "CAP_NET_RAW";
 /// Attempts of a claimed job: kubelet makes a new container instead, which is a new claim.
 const ATTEMPTS: u32 = 1;
 
@@ -203,7 +205,9 @@ pub(crate) fn decide(
         ClaimNetwork::None => LeasedEgress::None,
         ClaimNetwork::Pod => LeasedEgress::Pod,
     };
-    let capabilities = rule.capabilities.clone();
+    let mut capabilities = rule.capabilities.clone();
+    // With both a container could write frames in others' names; a node refuses such a lease.
+    capabilities.retain(|name| egress == LeasedEgress::None || name != RAW);
     Ok(Given { org: rule.org.clone(), egress, capabilities, spec })
 }
 

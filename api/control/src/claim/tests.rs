@@ -152,6 +152,8 @@ fn the_policy_says_whose_it_is_and_what_it_gets() {
     let given = decided(|_| {}).unwrap();
     assert_eq!(given.org.unwrap().as_str(), "acme");
     assert_eq!(given.egress, LeasedEgress::Pod);
+    let has = |given: &Given, name: &str| given.capabilities.iter().any(|known| known == name);
+    assert!(has(&given, "CAP_CHOWN") && !has(&given, RAW), "not with a network");
     assert_eq!(given.spec.max_runtime_seconds, 86_400);
     let got = given.spec.resources.unwrap();
     assert_eq!((got.cpu_millis, got.memory_bytes), (1500, 1 << 30), "no more than the node has");
@@ -163,6 +165,7 @@ fn the_policy_says_whose_it_is_and_what_it_gets() {
         c.resources = Some(Resources { cpu_millis: 2000, pids: 1, ..Resources::default() });
     })
     .unwrap();
+    assert!(has(&outside, RAW));
     assert_eq!(outside.org.unwrap().as_str(), "tools");
     assert_eq!((outside.egress, outside.spec.max_runtime_seconds), (LeasedEgress::None, 0));
     let got = outside.spec.resources.unwrap();
