@@ -46,6 +46,7 @@ fn main() -> ExitCode {
                 a_real_time_signal_reaches_the_program,
                 a_container_can_be_asked_for_again_at_once,
                 a_list_of_nodes_shows_which_policy_is_in_force,
+                what_a_job_may_write_is_limited_on_disk_and_in_memory,
                 a_reload_of_systemd_changes_nothing_for_a_running_job,
             ]
             own(short_leases)[
@@ -73,6 +74,21 @@ fn the_output_of_a_job_reaches_the_person_who_submitted_it(lab: &mut Lab) -> Out
     let (job, output) = run(lab, &submission)?;
     ensure!(output == "hello there\n/\n", "found {output:?}");
     lab.nothing_left_of(&format!("{job}-1"))
+}
+
+/// More than the job's memory fits on disk, and neither is more than leased.
+fn what_a_job_may_write_is_limited_on_disk_and_in_memory(lab: &mut Lab) -> Outcome {
+    let script = "dd if=/dev/zero of=/big bs=1M 2>/dev/null; wc -c < /big";
+    for (in_memory, most) in [(false, 48 << 20), (true, 8 << 20)] {
+        let mut submission = lab.good(&["/bin/sh", "-c", script])?;
+        submission.scratch = Some(format!("{}MiB", most >> 20));
+        submission.scratch_in_memory = in_memory;
+        let (job, output) = run(lab, &submission)?;
+        let written: u64 = output.lines().next().unwrap_or_default().parse().unwrap_or(0);
+        ensure!(written > most * 3 / 4 && written <= most, "found {output:?}");
+        lab.nothing_left_of(&format!("{job}-1"))?;
+    }
+    Ok(())
 }
 
 fn a_failing_job_is_done_with_its_exit_code(lab: &mut Lab) -> Outcome {

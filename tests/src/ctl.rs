@@ -69,6 +69,12 @@ impl Ctl {
         if let Some(attempts) = submission.max_attempts {
             command.arg("--max-attempts").arg(attempts.to_string());
         }
+        if let Some(size) = &submission.scratch {
+            command.arg("--scratch").arg(size);
+        }
+        if submission.scratch_in_memory {
+            command.arg("--scratch-in-memory");
+        }
         if let Some(profile) = &submission.seccomp {
             command.arg("--seccomp").arg(profile);
         }

@@ -41,6 +41,10 @@ impl fmt::Display for UnixSeconds {
     }
 }
 
+/// Nanoseconds since 1970 in UTC: for what a client compares with its own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixNanos(pub i64);
+
 /// Nanoseconds in a second.
 pub const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -59,6 +63,14 @@ pub trait Clock: Send + Sync {
 /// The kernel's clocks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
+
+impl SystemClock {
+    /// CLOCK_REALTIME in nanoseconds.
+    pub fn unix_nanos(self) -> UnixNanos {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+        UnixNanos(now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec))
+    }
+}
 
 impl Clock for SystemClock {
     fn boottime(&self) -> BootNanos {

@@ -49,6 +49,8 @@ pub struct Host {
     pub plan: Plan,
     pub layers: Vec<PathBuf>,
     pub filter: Vec<u8>,
+    /// A detached mount for the upper, when the plan has it on disk.
+    pub scratch: Option<OwnedFd>,
     /// Detached mounts that go with the plan's binds. Each is good for one container.
     pub binds: Vec<OwnedFd>,
     /// Namespaces that go with the plan's joins.
@@ -91,6 +93,7 @@ impl Host {
             plan,
             layers: vec![root],
             filter,
+            scratch: None,
             binds: vec![],
             joins: vec![],
             stdin: None,
@@ -177,6 +180,7 @@ impl Host {
 
     pub fn create_fds(&self) -> (Vec<OwnedFd>, PathBuf, PathBuf) {
         let mut fds = vec![self.sealed_filter()];
+        fds.extend(self.scratch.iter().map(|mount| mount.try_clone().unwrap()));
         for layer in &self.layers {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             fds.push(open_tree(CWD, layer, flags).unwrap());

@@ -17,7 +17,7 @@ use std::time::Duration;
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{self, Message as _};
 use nimbus_api::Refusal;
-use nimbus_api::clock::{Clock as _, SystemClock};
+use nimbus_api::clock::SystemClock;
 use nimbus_api::id::ContainerKey;
 use nimbus_api::runtime::RuntimeVerb;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -90,7 +90,7 @@ pub(crate) fn delete(identity: &Identity) -> Result<(), DeleteError> {
     let response = answer.unwrap_or_else(|| DeleteResponse {
         pid: remembered_pid(bundle).unwrap_or(0),
         exit_status: STATUS_KILLED,
-        exited_at: timestamp(SystemClock.unix()),
+        exited_at: timestamp(SystemClock.unix_nanos()),
         ..DeleteResponse::default()
     });
     let bytes = response.write_to_bytes().map_err(DeleteError::Encode)?;

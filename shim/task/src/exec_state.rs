@@ -108,10 +108,10 @@ impl ExecMachine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nimbus_api::clock::UnixSeconds;
+    use nimbus_api::clock::UnixNanos;
     use proptest::prelude::*;
 
-    const EXIT: Exit = Exit { status: 1, at: UnixSeconds(1) };
+    const EXIT: Exit = Exit { status: 1, at: UnixNanos(1) };
 
     proptest! {
         #[test]

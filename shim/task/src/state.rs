@@ -16,7 +16,7 @@
 
 use std::fmt;
 
-use nimbus_api::clock::UnixSeconds;
+use nimbus_api::clock::UnixNanos;
 
 /// Where a container stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,7 +63,7 @@ pub(crate) struct Exit {
     /// Exit code, or 128 + signal.
     pub status: u32,
     /// When it was noticed.
-    pub at: UnixSeconds,
+    pub at: UnixNanos,
 }
 
 /// What containerd is to be told.
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const EXIT: Exit = Exit { status: 137, at: UnixSeconds(1) };
+    const EXIT: Exit = Exit { status: 137, at: UnixNanos(1) };
 
     fn steps() -> [fn(&mut Machine) -> Step; 15] {
         [

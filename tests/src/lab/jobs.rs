@@ -33,6 +33,10 @@ pub struct Submission {
     pub max_attempts: Option<u32>,
     /// None is control's default.
     pub seccomp: Option<String>,
+    /// Writable space, as `nimbusctl` takes it; none is control's default.
+    pub scratch: Option<String>,
+    /// In memory instead of on disk.
+    pub scratch_in_memory: bool,
 }
 
 impl Submission {

@@ -42,6 +42,10 @@ use sandbox::Running;
 const START_LOOKS: u32 = 250;
 const START_PAUSE: Duration = Duration::from_millis(20);
 
+/// Most words and bytes of a command that control is told; it is for people, the lease has a digest.
+const ARGS_MAX: usize = 256;
+const ARGS_BYTES_MAX: usize = 32 << 10;
+
 /// A lease that was claimed for a container.
 #[derive(Debug)]
 pub struct Claimed {
@@ -83,7 +87,7 @@ pub fn claim(
             platform: PLATFORM.to_owned(),
         }),
         process_sha256: asked.process.digest().hex(),
-        args: asked.process.args,
+        args: in_short(asked.process.args),
         cwd: asked.process.cwd,
         uid: asked.process.uid,
         gid: asked.process.gid,
@@ -103,6 +107,17 @@ pub fn claim(
         return Err(refusal);
     }
     Ok(Some(claimed))
+}
+
+/// A command as people are shown it.
+fn in_short(args: Vec<String>) -> Vec<String> {
+    let mut left = ARGS_BYTES_MAX;
+    let fits = |word: &String| {
+        let rest = left.checked_sub(word.len());
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    args.into_iter().take(ARGS_MAX).take_while(fits).collect()
 }
 
 /// The name that the image is claimed under: of several, one that the policy has a rule for.

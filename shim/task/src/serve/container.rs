@@ -12,7 +12,7 @@ use containerd_shim_protos::events::task::{
     TaskCreate, TaskDelete, TaskExit, TaskIO, TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
 use containerd_shim_protos::protobuf::MessageField;
-use nimbus_api::clock::{Clock as _, SystemClock};
+use nimbus_api::clock::SystemClock;
 use nimbus_api::id::ContainerKey;
 use nimbus_api::plan::Plan;
 use nimbus_api::{Refusal, RefusalCode};
@@ -238,7 +238,7 @@ impl Container {
     /// Its init has ended: what the kernel knows of it is read before anybody is told.
     pub(super) fn exited(&self, status: u32, events: &Publisher) -> Result<(), TaskError> {
         self.tell_ooms(events);
-        let exit = Exit { status, at: SystemClock.unix() };
+        let exit = Exit { status, at: SystemClock.unix_nanos() };
         self.step("end", events, |machine| machine.exited(exit))
     }
 
@@ -320,7 +320,7 @@ impl Container {
         let container_id = self.key().id.to_string();
         let pid = self.pid();
         let snapshot = self.snapshot();
-        let exit = snapshot.exit.unwrap_or(Exit { status: 0, at: SystemClock.unix() });
+        let exit = snapshot.exit.unwrap_or(Exit { status: 0, at: SystemClock.unix_nanos() });
         let event = match announcement {
             Announce::Create => Event::Create(self.create_event(container_id, pid)),
             Announce::Start => {

@@ -22,7 +22,7 @@ use containerd_shim_protos::shim_async::{Client, EventsClient};
 use containerd_shim_protos::topics;
 use containerd_shim_protos::ttrpc::asynchronous::transport::Socket;
 use containerd_shim_protos::ttrpc::{self, context};
-use nimbus_api::clock::{Clock as _, SystemClock};
+use nimbus_api::clock::SystemClock;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 
@@ -134,7 +134,7 @@ impl Publisher {
             Event::Delete(event) => (topics::TASK_DELETE_EVENT_TOPIC, pack(&event)),
         };
         let envelope = Envelope {
-            timestamp: super::timestamp(SystemClock.unix()),
+            timestamp: super::timestamp(SystemClock.unix_nanos()),
             namespace: self.namespace.clone(),
             topic: topic.to_owned(),
             event: encoded,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use containerd_shim_protos::api::{DeleteResponse, ExecProcessRequest};
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted, TaskExit};
-use nimbus_api::clock::{Clock as _, SystemClock};
+use nimbus_api::clock::SystemClock;
 use nimbus_api::error::Chain;
 use nimbus_api::id::ContainerId;
 use nimbus_api::runtime::{ExecProcess, ExecRequest, RuntimeReply, RuntimeVerb};
@@ -281,7 +281,7 @@ pub(super) async fn start(
 async fn watch(context: Context, exec: Arc<Exec>, child: ChildProcess, counted: Counted) {
     let status = child.wait().await;
     context.family.remove(&child);
-    let exit = Exit { status, at: SystemClock.unix() };
+    let exit = Exit { status, at: SystemClock.unix_nanos() };
     if let Err(error) = exec.step("end", |machine| machine.exited(exit)) {
         context.warn_chain(&error);
     }

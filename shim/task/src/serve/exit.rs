@@ -1,7 +1,7 @@
 //! How something ended, for however many wait for it. It is told once; what never ran is told as unknown,
 //! so that nobody waits for ever.
 
-use nimbus_api::clock::{Clock as _, SystemClock};
+use nimbus_api::clock::SystemClock;
 use tokio::sync::watch;
 
 use crate::process::STATUS_UNKNOWN;
@@ -21,7 +21,7 @@ impl Ended {
     pub(super) fn tell_unknown(&self) {
         self.0.send_if_modified(|exit| {
             let fresh = exit.is_none();
-            exit.get_or_insert(Exit { status: STATUS_UNKNOWN, at: SystemClock.unix() });
+            exit.get_or_insert(Exit { status: STATUS_UNKNOWN, at: SystemClock.unix_nanos() });
             fresh
         });
     }

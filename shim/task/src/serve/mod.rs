@@ -40,7 +40,7 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::shim_async::{Task, create_task};
 use containerd_shim_protos::ttrpc::{self, asynchronous::Server};
-use nimbus_api::clock::UnixSeconds;
+use nimbus_api::clock::UnixNanos;
 use nimbus_api::error::Chain;
 use nimbus_api::id::ContainerKey;
 use rustix::fs::{FileType, Mode, OFlags};
@@ -80,6 +80,7 @@ const ANSWER_PAUSE: Duration = Duration::from_millis(20);
 const BLOCKING_THREADS_MAX: usize = 3;
 const BLOCKING_STACK_BYTES: usize = 256 << 10;
 const BACKLOG: i32 = 128;
+const NANOS_PER_SECOND: i64 = 1_000_000_000;
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -332,8 +333,10 @@ pub(crate) fn oci_json(given: MessageField<Any>, part: &str) -> Result<Vec<u8>, 
 }
 
 /// A time as containerd's messages carry it.
-pub(crate) fn timestamp(at: UnixSeconds) -> MessageField<Timestamp> {
-    MessageField::some(Timestamp { seconds: at.0, ..Timestamp::default() })
+pub(crate) fn timestamp(at: UnixNanos) -> MessageField<Timestamp> {
+    let nanos = i32::try_from(at.0.rem_euclid(NANOS_PER_SECOND)).unwrap_or(0);
+    let seconds = at.0.div_euclid(NANOS_PER_SECOND);
+    MessageField::some(Timestamp { seconds, nanos, ..Timestamp::default() })
 }
 
 impl Context {
