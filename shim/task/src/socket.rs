@@ -36,7 +36,11 @@ pub(crate) fn listen(socket: &Path) -> io::Result<Option<UnixListener>> {
             if is_heard(socket) {
                 return Ok(None);
             }
-            fs::remove_file(socket)?;
+            match fs::remove_file(socket) {
+                // A server that ended just now has removed its own.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
             bind_private(socket)?
         }
         Err(error) => return Err(error),
@@ -92,6 +96,26 @@ fn bind_private(socket: &Path) -> io::Result<UnixListener> {
 mod tests {
     use super::*;
     use std::thread;
+
+    #[test]
+    fn a_socket_that_its_server_removes_at_the_same_time_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        for _ in 0..500 {
+            let ending = listen(&socket).unwrap().unwrap();
+            let next = thread::scope(|scope| {
+                scope.spawn(|| {
+                    fs::remove_file(&socket).unwrap();
+                    drop(ending);
+                });
+                // None while the server that ends is heard still.
+                std::iter::repeat_with(|| listen(&socket).unwrap()).find_map(|listener| listener)
+            });
+            assert!(socket.exists());
+            drop(next);
+            remove_dead(&socket);
+        }
+    }
 
     #[test]
     fn of_many_that_want_a_socket_that_a_killed_server_left_one_listens() {

@@ -47,6 +47,8 @@ fn many_starts_of_a_pod_at_once_make_one_server_that_all_are_told() {
     let mut killed = None;
     for round in 0..ROUNDS {
         let addresses = start_at_once(&members);
+        // One that was executed this instant has no command line yet.
+        wait_until("the server shows", || !pod.servers().is_empty());
         let servers = pod.servers();
         assert_eq!(servers.len(), 1, "{servers:?}");
         for (member, address) in members.iter().zip(&addresses) {
@@ -122,7 +124,7 @@ fn only_the_namespace_of_kubernetes_is_grouped() {
     let pod = Pod::in_namespace("nimbus-test");
     let members = members(&pod);
     let addresses = start_at_once(&members);
-    assert_eq!(pod.servers().len(), AT_ONCE);
+    wait_until("each has its own", || pod.servers().len() == AT_ONCE);
     for (member, address) in members.iter().zip(&addresses) {
         Shim::of(address, member.id.clone(), &member.bundle).shut_down();
     }
@@ -144,7 +146,7 @@ fn an_odd_annotation_or_another_pods_means_a_server_of_its_own() {
     }
     let addresses = start_at_once(&all);
     // Four of their own, one of the rest.
-    assert_eq!(pod.servers().len(), configs.len() + 1);
+    wait_until("as many servers", || pod.servers().len() == configs.len() + 1);
     for (member, address) in all.iter().zip(&addresses) {
         let shim = Shim::of(address, member.id.clone(), &member.bundle);
         shim.ask_to_end();
