@@ -8,7 +8,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 
-use crate::run::{RunError, Workspace, run, status};
+use crate::run::{RunError, Workspace, status};
 use crate::setup;
 
 /// What to measure.
@@ -40,8 +40,7 @@ enum Name {
 /// Builds and measures.
 pub(crate) fn bench(workspace: &Workspace, args: &Args) -> Result<bool, RunError> {
     setup::setup()?;
-    run(&mut workspace.cargo(["build", "--locked", "--release", "--workspace", "--bins"]))?;
-    let programs = workspace.programs("release");
+    let programs = workspace.build_release()?;
     let mut command = Command::new(programs.join("nimbus-bench"));
     command.arg("--bin-dir").arg(&programs);
     command.arg(match args.name {

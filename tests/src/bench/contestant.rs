@@ -9,17 +9,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nimbus_api::lease::SECCOMP_DEFAULT;
 use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 
-use super::{bundle, filter};
-use crate::ctr::version_line;
+use super::bundle;
+use crate::ctr::{NAMESPACE, version_line};
 use crate::failure::During as _;
 use crate::wait::until;
 use crate::{Failure, Outcome, ensure};
 
 /// Where the empty v2 hierarchy of a hybrid host is.
-const UNIFIED: &str = "/sys/fs/cgroup/unified";
+pub(super) const UNIFIED: &str = "/sys/fs/cgroup/unified";
 
 /// One program, its bundle and its state.
 pub(super) struct Contestant {
@@ -85,9 +86,12 @@ pub(super) fn all(
     if let Some(process) = spec.pointer_mut("/process").and_then(Value::as_object_mut) {
         process.insert("args".to_owned(), json!(args));
     }
-    let profile = spec.pointer("/linux/seccomp").cloned().unwrap_or_default();
+    // The peers compile containerd's profile in every start. Ours is compiled once by the node agent and
+    // handed over, which is what is measured.
+    let capabilities = spec.pointer("/process/capabilities/bounding").cloned().unwrap_or_default();
+    let capabilities: Vec<String> = serde_json::from_value(capabilities)?;
     let program = dir.join("filter.bpf");
-    fs::write(&program, filter::compile(&profile)?)?;
+    fs::write(&program, nimbus_node::seccomp::compile(SECCOMP_DEFAULT, &capabilities)?.bytes)?;
     let contestant = |name: &'static str, path: PathBuf, filter: Option<PathBuf>| {
         let bundle = |place| bundle::write(dir, &spec, &root, &format!("{name}-{place}"));
         let bundles: Result<Vec<_>, Failure> = (0..places).map(bundle).collect();
@@ -139,8 +143,8 @@ pub(super) fn apart<T>(
     Ok(Some(measured))
 }
 
-/// The parents that the contestants leave behind. Where the unified hierarchy was unmounted, what
-/// crun took for a cgroup was a plain directory.
+/// The parents that the contestants and containerd leave behind. Where the unified hierarchy was
+/// unmounted, what crun took for a cgroup was a plain directory.
 fn remove_cgroups() -> Outcome {
     for hierarchy in fs::read_dir("/sys/fs/cgroup")?.filter_map(Result::ok) {
         let parent = hierarchy.path().join("nimbus-bench");
@@ -151,5 +155,6 @@ fn remove_cgroups() -> Outcome {
         let removed = if plain { fs::remove_dir_all(&parent) } else { fs::remove_dir(&parent) };
         removed.during(&parent.display().to_string())?;
     }
-    Ok(())
+    let parent = Path::new(UNIFIED).join(NAMESPACE);
+    if parent.is_dir() { Ok(fs::remove_dir(&parent)?) } else { Ok(()) }
 }

@@ -1,12 +1,14 @@
-//! `exec`: wall time of one more process (`busybox true`) in a container that runs, from the command line
-//! until it has ended: `nimbus-oci`, crun and runc, each with containerd's default seccomp profile.
+//! `exec`: wall time of one more process in a container that runs, each with containerd's default seccomp
+//! profile: from the command line until `busybox true` has ended (`nimbus-oci`, crun, runc), and through
+//! containerd, as its clients do it (our shim, containerd's own with either).
 
 use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
-use super::Comparison;
 use super::contestant::{all, apart};
+use super::peers::{self, PEERS};
+use super::{Comparison, task};
 use crate::{Outcome, ensure};
 
 /// Measured processes of each.
@@ -41,7 +43,12 @@ pub fn run(bin_dir: &Path, inside: bool, json: bool, out: &mut dyn Write) -> Out
             ensure!(killed.success(), "{}: {killed}", one.name);
             one.delete(ID)?;
         }
-        Ok(all)
+        Ok((all, task::measure(bin_dir, WARM_UP, SAMPLES)?))
     })?;
-    Comparison::print_all("exec", "ms", measured.as_deref(), json, out)
+    let Some((all, [ours, theirs @ ..])) = measured else { return Ok(()) };
+    Comparison::print_all("exec", "ms", Some(&all), json, out)?;
+    for (peer, samples) in PEERS.iter().zip(&theirs) {
+        Comparison::of("exec", peers::version(peer)?, "ms", &ours, samples)?.print(json, out)?;
+    }
+    Ok(())
 }

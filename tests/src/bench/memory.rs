@@ -5,11 +5,11 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use super::{Comparison, bundle};
+use super::{Comparison, bundle, peers};
 use crate::ctr::version_word;
 use crate::proc::{self, Process};
 use crate::wait::until;
-use crate::{Failure, Lab, Outcome, Setting, mint};
+use crate::{Failure, Lab, Outcome, Setting};
 
 /// Containers of each.
 const CONTAINERS: usize = 5;
@@ -40,9 +40,7 @@ pub fn run(bin_dir: &Path, json: bool, out: &mut dyn Write) -> Outcome {
         lab.nothing_left_of(id)?;
     }
     for (id, _shim) in &peers {
-        lab.ctr().ask(&["tasks", "rm", "--force", id])?.good()?;
-        lab.ctr().ask(&["containers", "rm", id])?.good()?;
-        lab.nothing_left_of(id)?;
+        peers::remove(&lab, id)?;
     }
     lab.close()?;
     // containerd's version is its shim's.
@@ -56,12 +54,7 @@ pub fn run(bin_dir: &Path, json: bool, out: &mut dyn Write) -> Outcome {
 
 /// A container under runc, and its shim.
 fn peer(lab: &mut Lab, root: &Path) -> Result<(String, Process), Failure> {
-    let id = format!("peer-{}", mint::unique()?);
-    lab.remember(&id);
-    let root = root.display().to_string();
-    let args =
-        ["run", "--detach", "--null-io", "--seccomp", "--rootfs", &root, &id, "/bin/sleep", "600"];
-    lab.ctr().ask(&args)?.good()?;
+    let id = peers::start(lab, root, "runc")?;
     let shim = until("the peer's shim", || {
         let found = proc::processes();
         Ok(found.into_iter().find(|process| process.runs(PEER) && process.mentions(&id)))

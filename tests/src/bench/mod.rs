@@ -8,10 +8,11 @@ mod bundle;
 mod contestant;
 mod density;
 mod exec;
-mod filter;
 mod memory;
+mod peers;
 mod run;
 mod start;
+mod task;
 
 use std::io::{self, Write};
 

@@ -4,7 +4,8 @@
 //!
 //! A lease is good for one start. So that no job's other work is in the measured time, leases come from a
 //! stolen control service that has granted them beforehand, while the node agent is held off from
-//! containerd: what is measured is what admits and starts.
+//! containerd: what is measured is what admits and starts. Between two starts the agent is let go on
+//! until it has reported the lease's end: leases that nobody ends would fill its places for jobs.
 
 use std::fs;
 use std::io::Write;
@@ -12,28 +13,23 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::contestant::apart;
+use super::peers::{self, PEERS, Samples};
 use super::{Comparison, bundle};
-use crate::ctr::version_line;
 use crate::wait::until;
-use crate::{Failure, Lab, Outcome, Setting, ensure, mint};
+use crate::{Failure, Lab, Outcome, Setting, ensure};
 
 /// Measured runs of each.
 const SAMPLES: usize = 30;
 /// Runs of each before.
 const WARM_UP: usize = 3;
 const PROGRAM: [&str; 3] = ["/bin/sh", "-c", ":"];
-const PEERS: [&str; 2] = ["runc", "crun"];
-
-/// What each run took, ours first.
-type Samples = [Vec<f64>; PEERS.len() + 1];
 
 /// Measures in a private mount namespace, because of crun; `inside` says that this is one already.
 pub fn run(bin_dir: &Path, inside: bool, json: bool, out: &mut dyn Write) -> Outcome {
     let measured = apart("run", inside, (bin_dir, json), |_dir| measure(bin_dir))?;
     let Some([ours, theirs @ ..]) = measured else { return Ok(()) };
     for (peer, samples) in PEERS.iter().zip(&theirs) {
-        let version = format!("io.containerd.runc.v2 with {}", version_line(Path::new(peer))?);
-        Comparison::of("run", version, "ms", &ours, samples)?.print(json, out)?;
+        Comparison::of("run", peers::version(peer)?, "ms", &ours, samples)?.print(json, out)?;
     }
     Ok(())
 }
@@ -44,7 +40,6 @@ fn measure(bin_dir: &Path) -> Result<Samples, Failure> {
     let root = bundle::rootfs(&lab.path("files"))?;
     let specimen = lab.specimen()?;
     let control = lab.steal_control()?;
-    lab.gate()?.hold();
     let mut samples = Samples::default();
     let [ours, theirs @ ..] = &mut samples;
     for number in 0..WARM_UP + SAMPLES {
@@ -53,6 +48,7 @@ fn measure(bin_dir: &Path) -> Result<Samples, Failure> {
         attack.program(&PROGRAM)?;
         let attestation = lab.hello()?.attested(lab.keys())?;
         let token = lab.stolen()?.sign(&attack.claims)?;
+        lab.gate()?.hold();
         control.grant(&token, attack.job(vec![attestation])?)?;
         let entry = lab.ledger_entry(&attack.claims.lease_id);
         until("the node to take the grant", || Ok(entry.exists().then_some(())))?;
@@ -61,19 +57,20 @@ fn measure(bin_dir: &Path) -> Result<Samples, Failure> {
         lab.remember(&attack.id);
         let took = timed(&lab, &nimbus(&spec, &attack.id))?;
         fs::remove_file(&spec)?;
+        lab.gate()?.release();
+        control.finished(&attack.claims.lease_id)?;
         if number >= WARM_UP {
             ours.push(took);
         }
         for (peer, samples) in PEERS.iter().zip(theirs.iter_mut()) {
-            let id = format!("peer-{}", mint::unique()?);
-            lab.remember(&id);
+            let id = peers::name(&mut lab)?;
             let took = timed(&lab, &other(peer, &root, &id))?;
+            peers::remove_plain(&id)?;
             if number >= WARM_UP {
                 samples.push(took);
             }
         }
     }
-    lab.gate()?.release();
     lab.close()?;
     Ok(samples)
 }

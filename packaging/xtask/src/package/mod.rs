@@ -14,7 +14,7 @@ use std::process::Command;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::run::{RunError, Workspace, output, run, say};
+use crate::run::{RunError, Workspace, output, say};
 use crate::setup;
 use build::Build;
 use table::PACKAGES;
@@ -48,15 +48,10 @@ pub(crate) fn package(workspace: &Workspace, args: &Args) -> Result<bool, RunErr
 /// Builds the programs and makes all packages.
 pub(crate) fn make(workspace: &Workspace, profile: Profile) -> Result<Vec<PathBuf>, RunError> {
     setup::setup_packages()?;
-    let mut cargo = workspace.cargo(["build", "--locked", "--workspace", "--bins"]);
-    let (name, compression) = match profile {
-        Profile::Release => {
-            cargo.arg("--release");
-            ("release", "-Zxz")
-        }
-        Profile::Debug => ("debug", "-Znone"),
+    let (programs, compression) = match profile {
+        Profile::Release => (workspace.build_release()?, "-Zxz"),
+        Profile::Debug => (workspace.build_programs()?, "-Znone"),
     };
-    run(&mut cargo)?;
     let out = workspace.target().join("deb");
     if out.exists() {
         let failed = |source| RunError::Files { what: out.display().to_string(), source };
@@ -67,7 +62,7 @@ pub(crate) fn make(workspace: &Workspace, profile: Profile) -> Result<Vec<PathBu
     commit.args(["log", "-1", "--format=%ct"]).current_dir(workspace.root());
     let build = Build {
         root: workspace.root().to_owned(),
-        programs: workspace.programs(name),
+        programs,
         out,
         version: version(workspace)?,
         architecture: said(Command::new("dpkg").arg("--print-architecture"))?,
