@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nimbus_api::Refusal;
 use nimbus_api::clock::{Clock, SystemClock, UnixSeconds};
 use nimbus_api::error::Chain;
 use tracing_subscriber::EnvFilter;
@@ -12,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{ConfigError, NodeConfig};
 use crate::files::{self, FileError};
 use crate::join::{self, JoinError, JoinToken};
+use crate::seccomp;
 use crate::serve::{self, ServeError};
 use crate::status::Status;
 use crate::trust::{TrustError, TrustStore};
@@ -58,6 +60,16 @@ enum Verb {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Write the seccomp program that a container gets to standard output, as the kernel takes it.
+    ///
+    /// For looking at it: `nimbus-node seccomp default --capability CAP_CHOWN > filter.bpf`.
+    Seccomp {
+        /// default or nimbus-strict
+        profile: String,
+        /// What the container may; give it again for more
+        #[arg(long = "capability", value_name = "CAP_NAME")]
+        capabilities: Vec<String>,
     },
     /// The clock's floor.
     Clock {
@@ -119,6 +131,8 @@ enum CommandError {
     Trust(#[source] TrustError),
     #[error("cannot use the data directory's files")]
     File(#[source] FileError),
+    #[error("no such filter")]
+    Seccomp(#[source] Refusal),
     #[error("cannot write the answer")]
     Output(#[source] io::Error),
 }
@@ -138,7 +152,7 @@ impl CommandError {
                 | ServeError::Settle(_)
                 | ServeError::Start(_) => Exit::Failed,
             },
-            Self::Join(JoinError::Refused { .. }) => Exit::Refused,
+            Self::Join(JoinError::Refused { .. }) | Self::Seccomp(_) => Exit::Refused,
             Self::Join(_) | Self::Trust(_) | Self::File(_) | Self::Output(_) => Exit::Failed,
         }
     }
@@ -162,8 +176,14 @@ fn dispatch(verb: Verb) -> Result<(), CommandError> {
         Verb::Serve { config } => serve::run(load(&config)?).map_err(CommandError::Serve),
         Verb::Join { config, control, token } => join(&load(&config)?, &control, &token),
         Verb::Status { config, json } => status(&load(&config)?, json),
+        Verb::Seccomp { profile, capabilities } => seccomp(&profile, &capabilities),
         Verb::Clock { verb: ClockVerb::Reset { config } } => reset_clock(&load(&config)?),
     }
+}
+
+fn seccomp(profile: &str, capabilities: &[String]) -> Result<(), CommandError> {
+    let compiled = seccomp::compile(profile, capabilities).map_err(CommandError::Seccomp)?;
+    io::stdout().lock().write_all(&compiled.bytes).map_err(CommandError::Output)
 }
 
 fn load(path: &std::path::Path) -> Result<NodeConfig, CommandError> {

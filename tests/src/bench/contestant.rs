@@ -91,7 +91,16 @@ pub(super) fn all(
     let capabilities = spec.pointer("/process/capabilities/bounding").cloned().unwrap_or_default();
     let capabilities: Vec<String> = serde_json::from_value(capabilities)?;
     let program = dir.join("filter.bpf");
-    fs::write(&program, nimbus_node::seccomp::compile(SECCOMP_DEFAULT, &capabilities)?.bytes)?;
+    let mut node = Command::new(bin_dir.join("nimbus-node"));
+    node.args(["seccomp", SECCOMP_DEFAULT]);
+    for capability in &capabilities {
+        node.args(["--capability", capability]);
+    }
+    let compiled = node.output()?;
+    if !compiled.status.success() {
+        return Err(Failure::new(String::from_utf8_lossy(&compiled.stderr)));
+    }
+    fs::write(&program, compiled.stdout)?;
     let contestant = |name: &'static str, path: PathBuf, filter: Option<PathBuf>| {
         let bundle = |place| bundle::write(dir, &spec, &root, &format!("{name}-{place}"));
         let bundles: Result<Vec<_>, Failure> = (0..places).map(bundle).collect();

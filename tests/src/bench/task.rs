@@ -66,11 +66,7 @@ impl Target {
 }
 
 /// Measures in a lab of its own.
-pub(super) fn measure(
-    bin_dir: &Path,
-    warm_up: usize,
-    samples: usize,
-) -> Result<Samples, Failure> {
+pub(super) fn measure(bin_dir: &Path, warm_up: usize, samples: usize) -> Result<Samples, Failure> {
     let setting = Setting { bin_dir: Some(bin_dir.to_owned()), ..Setting::default() };
     let mut lab = Lab::start(setting)?;
     let root = bundle::rootfs(&lab.path("files"))?;

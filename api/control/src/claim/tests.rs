@@ -150,10 +150,10 @@ fn decided(change: impl FnOnce(&mut Claim)) -> Result<Given, RefusalCode> {
 #[test]
 fn the_policy_says_whose_it_is_and_what_it_gets() {
     let given = decided(|_| {}).unwrap();
-    assert_eq!(given.org.unwrap().as_str(), "acme");
-    assert_eq!(given.egress, LeasedEgress::Pod);
     let has = |given: &Given, name: &str| given.capabilities.iter().any(|known| known == name);
     assert!(has(&given, "CAP_CHOWN") && !has(&given, RAW), "not with a network");
+    assert_eq!(given.org.unwrap().as_str(), "acme");
+    assert_eq!(given.egress, LeasedEgress::Pod);
     assert_eq!(given.spec.max_runtime_seconds, 86_400);
     let got = given.spec.resources.unwrap();
     assert_eq!((got.cpu_millis, got.memory_bytes), (1500, 1 << 30), "no more than the node has");

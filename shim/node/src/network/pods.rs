@@ -79,8 +79,9 @@ pub struct PodNetworks {
 struct Link {
     ifindex: u32,
     ifname: String,
-    #[serde(default)]
-    link_index: Option<u32>,
+    /// Of the other end of a pair, in its own namespace.
+    #[serde(default, rename = "link_index")]
+    peer: Option<u32>,
     #[serde(default)]
     flags: Vec<String>,
     #[serde(default)]
@@ -192,9 +193,8 @@ impl Link {
 
 /// The other end of a pod's device, which must name this one as its other end.
 fn pair(inside: &Link, hosts: &[Link]) -> Result<Pair, Refusal> {
-    let is_other = |host: &&Link| {
-        Some(host.ifindex) == inside.link_index && host.link_index == Some(inside.ifindex)
-    };
+    let is_other =
+        |host: &&Link| Some(host.ifindex) == inside.peer && host.peer == Some(inside.ifindex);
     let plain = |name: &str| {
         let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(word)

@@ -129,10 +129,7 @@ fn tree(ranges: &[Range<'_>]) -> Result<Vec<Instruction>, CompileError> {
         // A comparison does not jump that far.
         Err(_far) => {
             let over = u32::try_from(low.len()).unwrap_or(u32::MAX);
-            vec![
-                instruction(JUMP_GREATER_EQUAL, 0, 1, middle.first),
-                instruction(JUMP, 0, 0, over),
-            ]
+            vec![instruction(JUMP_GREATER_EQUAL, 0, 1, middle.first), instruction(JUMP, 0, 0, over)]
         }
     };
     program.extend(low);

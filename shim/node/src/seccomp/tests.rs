@@ -7,7 +7,7 @@ use super::program::{ENOSYS, EPERM};
 use super::*;
 
 /// Most instructions that are run for one call.
-const STEPS_MAX: usize = 40;
+const STEPS_MAX: usize = 200;
 const AUDIT_ARCH_X86_64: u32 = Arch::X86_64.audit();
 
 /// What a program said.
@@ -52,7 +52,7 @@ fn run(filter: &CompiledFilter, arch: u32, number: u32, args: [u64; 6]) -> Answe
                     0x7fff_0000 => Answer::Allow,
                     0x0005_0000 => Answer::Errno(k & 0xffff),
                     0x8000_0000 => Answer::Kill,
-                        other => panic!("answer {other:#x}"),
+                    other => panic!("answer {other:#x}"),
                 };
             }
             other => panic!("instruction {other:#x}"),

@@ -85,7 +85,7 @@ fn a_device_is_a_pair_only_when_both_ends_say_so() {
     let link = |ifindex, name: &str, other| Link {
         ifindex,
         ifname: name.to_owned(),
-        link_index: other,
+        peer: other,
         flags: Vec::new(),
         addr_info: vec![Address { local: Some("10.9.0.2".parse().unwrap()) }],
     };
