@@ -36,8 +36,15 @@ pub(super) const PACKAGES: &[Package] = &[
         description: "A job starts only if its image is attested under a signed policy and a live \
                       lease names it. The agent decides, containerd-shim-nimbus-v1 obeys and \
                       nimbus-runtime contains.",
-        depends: &["containerd (>= 1.6) | containerd.io (>= 1.6)", "init-system-helpers"],
-        // Jobs with an allow-list, docs/network.md.
+        // Writable space on disk: mkfs.ext4, losetup; a pod's devices: nsenter.
+        depends: &[
+            "containerd (>= 1.6) | containerd.io (>= 1.6)",
+            "e2fsprogs",
+            "init-system-helpers",
+            "mount",
+            "util-linux",
+        ],
+        // Jobs with an allow-list and pods with a network, docs/network.md.
         recommends: &["containernetworking-plugins", "iproute2", "nftables"],
         programs: (
             "usr/libexec/nimbus/node",
