@@ -63,6 +63,7 @@ pub fn prepare(manifest: Vec<u8>, blobs: &[Vec<u8>]) {
         name: format!("oci:{}", layout.display()),
         digest,
         platform: PLATFORM.to_owned(),
+        content: None,
     };
     if let Ok(measured) = store.prepare(&request, &Stop::new()) {
         assert_eq!(store.measured(&request.name, &digest), Ok(measured));
