@@ -73,7 +73,7 @@ async fn a_claimed_container_is_leased_extended_shown_and_done() {
     let got = claims.resources;
     assert_eq!((got.cpu_millis, got.memory_bytes, got.pids), (1000, 64 << 20, 64));
     assert_eq!((got.scratch_bytes, got.log_bytes), (8 << 20, 16 << 20));
-    assert_eq!((claims.seccomp.profile.as_str(), claims.capabilities.len()), ("default", 0));
+    assert_eq!((claims.seccomp.profile.as_str(), claims.capabilities.len()), ("default", 13));
     let claim = claims.claim.clone().unwrap();
     assert_eq!(claim.container.to_string(), "k8s.io/c1");
     assert_eq!(claim.pod.unwrap().container.as_deref(), Some("app"));
@@ -287,7 +287,7 @@ async fn a_thousand_claims_are_each_answered_once_and_a_heartbeat_among_them_cou
         }
     });
     let mut answered = vec![false; CLAIMS];
-    let (mut leased, mut late) = (0, 0);
+    let mut leased = 0;
     for _ in 0..CLAIMS {
         let (id, outcome) = session.answer().await;
         let number: usize = id.parse().unwrap();
@@ -296,7 +296,6 @@ async fn a_thousand_claims_are_each_answered_once_and_a_heartbeat_among_them_cou
             Ok((claims, _grant)) => {
                 leased += 1;
                 if number >= CLAIMS / 2 {
-                    late += 1;
                     assert_eq!(claims.nonce, hex::encode(&second), "{number}");
                 }
             }
@@ -304,7 +303,10 @@ async fn a_thousand_claims_are_each_answered_once_and_a_heartbeat_among_them_cou
         }
     }
     sending.await.unwrap();
-    assert!(leased >= 256 && late > 0, "{leased} leased, {late} after the heartbeat");
+    assert!(leased >= 256, "{leased} leased");
+    // However many of the later ones found no room: the heartbeat among them was taken.
+    let (claims, _grant) = session.claim(client::claim("next")).await.unwrap();
+    assert_eq!(claims.nonce, hex::encode(&second));
     session.heartbeat().await;
     let (claims, _grant) = session.claim(client::claim("last")).await.unwrap();
     assert_eq!(claims.nonce, hex::encode(&session.nonce));
