@@ -479,7 +479,7 @@ fn nothing_of_a_network_is_left_after_its_job(lab: &mut Lab) -> Outcome {
         ensure!(its.as_ref() != Some(&net), "{process:?} is in the job's network");
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    ensure!(!mounts.contains("nsfs"), "a namespace is mounted: {mounts}");
+    ensure!(!mounts.contains(&*net.to_string_lossy()), "its namespace is mounted: {mounts}");
     Ok(())
 }
 
