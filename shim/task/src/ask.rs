@@ -16,8 +16,9 @@ use containerd_shim_protos::ttrpc::context;
 use nimbus_api::id::ContainerId;
 use tokio::net::UnixStream;
 
-/// How long a server may take to say that it is there: it may be starting at this moment.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to say that it is there, at one time of asking: one that ends just then may
+/// leave the question unanswered.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// How long it may take to end and clean up a container. containerd kills `delete` after five seconds, and
 /// what a server has not done in time the runtime does.
 const DELETE_PATIENCE: Duration = Duration::from_millis(1500);
@@ -30,7 +31,7 @@ pub(crate) enum Introduced {
     Expected,
     /// It has ended, or is about to.
     Gone,
-    /// It did not answer.
+    /// It did not answer; it may be starting at this moment.
     Silent,
 }
 

@@ -15,7 +15,7 @@
 //! that the address was: when containerd ends this process before that, because its client has gone, the
 //! server would be known to nobody, and ends too, unless another `start` has found it meanwhile.
 //!
-//! Limits: [`LOOKS_MAX`].
+//! Limits: [`FIND_PATIENCE`].
 
 use std::env;
 use std::fs;
@@ -25,7 +25,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::thread::CoreSchedulingScope;
 
@@ -42,8 +42,8 @@ const PROGRAM: &str = "containerd-shim-nimbus-v1";
 /// Set by containerd to ask for a core scheduling domain.
 const SCHED_CORE_VARIABLE: &str = "SCHED_CORE";
 const OOM_SCORE_ADJ_MAX: i32 = 1000;
-/// How often a server that ends at this moment is looked at, and how long between: a second in all.
-const LOOKS_MAX: u32 = 100;
+/// How long a server that starts or ends at this moment is asked, and how long between.
+const FIND_PATIENCE: Duration = Duration::from_secs(8);
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// What a server is told once its address was.
 pub(crate) const TOLD: u8 = 1;
@@ -128,7 +128,8 @@ fn listen(
     identity: &Identity,
     address: &str,
 ) -> Result<Option<UnixListener>, StartError> {
-    for _look in 0..LOOKS_MAX {
+    let give_up = Instant::now() + FIND_PATIENCE;
+    while Instant::now() < give_up {
         let fail = |source| StartError::Listen { path: socket.to_owned(), source };
         if let Some(listener) = socket::listen(socket).map_err(fail)? {
             return Ok(Some(listener));
@@ -138,7 +139,7 @@ fn listen(
         let asked = ask::introduce(socket, &identity.key.id);
         match asked.map_err(|source| StartError::Ask { path: socket.to_owned(), source })? {
             Introduced::Expected => return Ok(None),
-            Introduced::Silent => break,
+            Introduced::Silent => {}
             Introduced::Gone => std::thread::sleep(LOOK_PAUSE),
         }
     }

@@ -83,7 +83,9 @@ fn a_server_that_another_start_has_found_outlives_the_one_that_made_it() {
     let mut outlived = 0;
     for step in 0..40_u32 {
         let mut killed = first.command(&["start"]).stdout(Stdio::piped()).spawn().unwrap();
-        let finding = second.command(&["start"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut finding = second.command(&["start"]);
+        finding.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let finding = finding.spawn().unwrap();
         thread::sleep(Duration::from_micros(u64::from(step) * 200));
         killed.kill().unwrap();
         outlived += u32::from(!killed.wait().unwrap().success());
